@@ -1,0 +1,82 @@
+"""
+The entrypoint of a Python function: loads an app, answers the platform's events, and traces what happens.
+
+    from tracedbridge import vc_handler
+
+Names are resolved when they are first asked for; asking for ``vc_handler`` loads the app of ``TRACEDBRIDGE_APP``.
+"""
+
+from __future__ import annotations
+
+from tracedbridge import boot as _boot  # isort: skip - first: its import is the first mark of the cold start
+
+import threading
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tracedbridge.bridge import Bridge
+    from tracedbridge.create import create_bridge
+    from tracedbridge.errors import (
+        AppImportError,
+        AppKindError,
+        AppNotFoundError,
+        AppProtocolError,
+        BadRequestError,
+        BridgeClosedError,
+        DeadlineError,
+        EventError,
+        LoadError,
+        SelfLoadError,
+        ShutdownError,
+        StartupError,
+        TracedBridgeError,
+    )
+
+    vc_handler: Bridge
+
+__version__ = "0.1.0"
+
+# Without vc_handler: a star import starts nothing.
+__all__ = (
+    "AppImportError",
+    "AppKindError",
+    "AppNotFoundError",
+    "AppProtocolError",
+    "BadRequestError",
+    "Bridge",
+    "BridgeClosedError",
+    "DeadlineError",
+    "EventError",
+    "LoadError",
+    "SelfLoadError",
+    "ShutdownError",
+    "StartupError",
+    "TracedBridgeError",
+    "create_bridge",
+)
+
+_HOMES = {
+    "Bridge": "tracedbridge.bridge",
+    "create_bridge": "tracedbridge.create",
+    **{name: "tracedbridge.errors" for name in __all__ if name.endswith("Error")},
+}
+
+# Reentrant: an app that asks for vc_handler while it is loaded by it gets an error, not a deadlock.
+_loading = threading.RLock()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "vc_handler":
+        with _loading:
+            if name not in globals():
+                globals()[name] = import_module("tracedbridge.create").load_bridge()
+        return globals()[name]
+    if name in _HOMES:
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,182 @@
+"""
+Drives a ``BaseHTTPRequestHandler`` class over memory: no socket, no thread, no listening port.
+
+The handler gets the bytes that an HTTP client would send and its bytes are read as an HTTP client would read them.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import time
+from typing import TYPE_CHECKING, Any
+
+from tracedbridge.errors import AppProtocolError
+from tracedbridge.messages import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from http.server import BaseHTTPRequestHandler
+
+    from tracedbridge.messages import Invocation, Request
+
+__all__ = ("HttpServerApp",)
+
+
+class HttpServerApp:
+    """A handler class; implements `tracedbridge.messages.App`."""
+
+    def __init__(self, app: Callable[..., Any]) -> None:
+        """Take a subclass of ``http.server.BaseHTTPRequestHandler``."""
+        self._handler: type[BaseHTTPRequestHandler] = app  # type: ignore[assignment]  # `kinds` has looked
+
+    def start(self) -> bool:
+        """Do nothing: a handler class knows no lifespan."""
+        return False
+
+    def call(self, request: Request, invocation: Invocation) -> Response:
+        """
+        Answer one request.
+
+        Raises:
+            AppProtocolError: What the handler wrote is no HTTP response, or only a part of one.
+            BaseException: What the handler raised.
+        """
+        connection = _Connection(_to_bytes(request), invocation)
+        handler = self._handler.__new__(self._handler)
+        if _is_stock(handler, "log_message"):
+            # The stock one writes to stderr; these lines belong to the invocation's line in our log.
+            handler.log_message = _to(invocation)  # type: ignore[method-assign]
+        server = _Server(request)
+        # All of it happens in the constructor: setup(), handle(), finish().
+        handler.__init__(connection, (request.client or "", 0), server)  # type: ignore[misc, arg-type]
+        response = _from_bytes(b"".join(connection.written), request.method)
+        invocation.answered_ns = time.monotonic_ns()
+        return response
+
+    def stop(self, timeout_s: float) -> None:
+        """Do nothing: a handler class knows no lifespan."""
+
+
+class _Connection:
+    """What the handler takes for a socket."""
+
+    def __init__(self, sent: bytes, invocation: Invocation) -> None:
+        self._reader = io.BytesIO(sent)
+        self._invocation = invocation
+        self.written: list[bytes] = []
+
+    def makefile(self, mode: str = "r", *_: object, **__: object) -> io.BufferedIOBase:
+        # A handler with wbufsize > 0 asks for a file to write to, and closes it.
+        return _Keep(self) if "w" in mode else self._reader
+
+    def sendall(self, data: bytes, flags: int = 0) -> None:
+        del flags
+        if not self.written:
+            self._invocation.response_started()
+        self.written.append(bytes(data))
+
+    def send(self, data: bytes, flags: int = 0) -> int:
+        self.sendall(data, flags)
+        return len(data)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        del flags
+        return self._reader.read(size)
+
+    def getpeername(self) -> tuple[str, int]:
+        return ("", 0)
+
+    def getsockname(self) -> tuple[str, int]:
+        return ("", 0)
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("this request came as an event, not over a socket")
+
+    def settimeout(self, seconds: float | None) -> None:
+        del seconds
+
+    def setsockopt(self, *_: object) -> None:
+        pass
+
+    def shutdown(self, how: int) -> None:
+        del how
+
+    def close(self) -> None:
+        pass
+
+
+class _Keep(io.RawIOBase, io.BufferedIOBase):  # type: ignore[misc]  # both declare readinto and write
+    """A file that writes to the connection and leaves it open."""
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._connection.sendall(bytes(data))
+        return len(data)
+
+
+class _Server:
+    """What the handler takes for the server it belongs to."""
+
+    def __init__(self, request: Request) -> None:
+        self.server_address = (request.host, request.port)
+        self.server_name = request.host
+        self.server_port = request.port
+
+
+def _is_stock(handler: object, method: str) -> bool:
+    from http.server import BaseHTTPRequestHandler
+
+    return getattr(type(handler), method) is getattr(BaseHTTPRequestHandler, method)
+
+
+def _to(invocation: Invocation) -> Callable[..., None]:
+    def log_message(format: str, *args: object) -> None:  # noqa: A002 - the name it has in http.server
+        invocation.notes = [*(invocation.notes or ()), format % args]
+
+    return log_message
+
+
+def _to_bytes(request: Request) -> bytes:
+    target = request.raw_path + (b"?" + request.query if request.query else b"")
+    lines = [b"%b %b HTTP/%b" % (request.method.encode("ascii"), target, request.http_version.encode("ascii"))]
+    lines += [b"%b: %b" % pair for pair in request.headers]
+    body = request.body
+    if any(name == b"transfer-encoding" and value.lower() == b"chunked" for name, value in request.headers):
+        # The platform has undone it; a handler that reads chunks finds one.
+        body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
+    return b"\r\n".join((*lines, b"", body))
+
+
+def _from_bytes(written: bytes, method: str) -> Response:
+    if not written:
+        raise AppProtocolError("the handler wrote no response")
+    wire = _Wire(written)
+    try:
+        while True:
+            answer = http.client.HTTPResponse(wire, method=method)  # type: ignore[arg-type]  # all it calls is there
+            answer.begin()
+            if answer.status >= 200:
+                break
+        body = answer.read()
+    except http.client.IncompleteRead as error:
+        raise AppProtocolError("the handler wrote less of a body than its headers announce") from error
+    except (http.client.HTTPException, ValueError) as error:
+        raise AppProtocolError(f"what the handler wrote is no HTTP response: {type(error).__name__}: {error}") from error
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.getheaders()]
+    return Response(answer.status, headers, body)
+
+
+class _Wire(io.BytesIO):
+    """What ``http.client`` takes for socket and file at once; stays open, as more may follow a 1xx response."""
+
+    def makefile(self, *_: object) -> _Wire:
+        return self
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,103 @@
+"""ONE invocation, top to bottom: decode, call, encode, watched by telemetry."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from tracedbridge import ending
+from tracedbridge.answers import answer_to, checked
+from tracedbridge.errors import BadRequestError, BridgeClosedError, DeadlineError
+from tracedbridge.events import format_of
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from tracedbridge.messages import App, Event, Invocation, Request, Response, Telemetry
+    from tracedbridge.settings import Settings
+
+__all__ = ("Bridge",)
+
+# Lifespan shutdown at close(): long enough to give back connections, short enough for every platform's grace.
+_STOP_TIMEOUT_S = 3.0
+
+
+class Bridge:
+    """Answers events with one app; call it with ``(event, context)`` from any thread."""
+
+    def __init__(self, app: App, telemetry: Telemetry, settings: Settings) -> None:
+        """Take a started app; `tracedbridge.create_bridge` makes one from an app object."""
+        self._app = app
+        self._telemetry = telemetry
+        self._raise_errors = settings.raise_errors
+        self._deadline_ns = None if settings.deadline_ms is None else int(settings.deadline_ms * 1e6)
+        self._closed = False
+
+    def __call__(self, event: Event, context: object = None) -> dict[str, Any]:
+        """
+        Answer one event.
+
+        Args:
+            event: What the platform hands over, parsed JSON.
+            context: The platform's own, or None.
+
+        Returns:
+            The response in the event's format. An app that fails gives 500, a broken request 400, a missed
+            deadline 504.
+
+        Raises:
+            EventError: The event is of no format that we know.
+            BridgeClosedError: ``close()`` was called before.
+            Exception: The app's own, if ``TRACEDBRIDGE_RAISE_ERRORS`` is on.
+            SystemExit, KeyboardInterrupt: The app's own, always.
+        """
+        if self._closed:
+            raise BridgeClosedError("cannot answer the event: the bridge is closed")
+        with self._telemetry.watch(context) as invocation:
+            event_format = format_of(event)
+            try:
+                request = event_format.decode(event, context)
+            except BadRequestError as error:
+                invocation.failed(error)
+                invocation.response = answer_to(error)
+            else:
+                invocation.response = self._answer(invocation.arrived(request), invocation)
+            return event_format.encode(invocation.response, event)
+
+    def _answer(self, request: Request, invocation: Invocation) -> Response:
+        if self._deadline_ns is not None:
+            invocation.deadline_ns = time.monotonic_ns() + self._deadline_ns
+        try:
+            response = self._app.call(request, invocation)
+            if invocation.answered_ns is None:
+                invocation.answered_ns = time.monotonic_ns()
+            return checked(response, request.method)
+        except DeadlineError as error:
+            invocation.timed_out = True
+            invocation.failed(error)
+            return answer_to(error)
+        except Exception as error:
+            invocation.failed(error)
+            if self._raise_errors:
+                raise
+            return answer_to(error)
+
+    def close(self) -> None:
+        """Run the app's lifespan shutdown and send what telemetry still holds, both bounded in time; once."""
+        if self._closed:
+            return
+        self._closed = True
+        ending.forget(self)
+        try:
+            with self._telemetry.stopping():
+                self._app.stop(_STOP_TIMEOUT_S)
+        finally:
+            self._telemetry.close()
+
+    def __enter__(self) -> Bridge:
+        """Return the bridge itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close it."""
+        self.close()

@@ -1,0 +1,126 @@
+"""Makes bridges: around an app object, or around the app that ``TRACEDBRIDGE_APP`` names."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from tracedbridge import ending
+from tracedbridge.apps import app_of
+from tracedbridge.boot import ColdStart
+from tracedbridge.bridge import Bridge
+from tracedbridge.errors import AppKindError
+from tracedbridge.kinds import KINDS, kind_of
+from tracedbridge.loading import import_app, resolve_app
+from tracedbridge.settings import Settings
+from tracedbridge.untraced import Untraced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tracedbridge.messages import Kind, Telemetry
+
+__all__ = ("create_bridge", "load_bridge")
+
+# The one place that reaches into telemetry/, by name: what is switched off is not imported.
+_TELEMETRY = "tracedbridge.telemetry"
+
+
+def create_bridge(app: Callable[..., Any], *, kind: Kind | None = None, telemetry: bool | None = None) -> Bridge:
+    """
+    Start ``app`` and return the bridge that answers events with it.
+
+    Args:
+        app: An ASGI app (also ASGI 2), a WSGI app, or a subclass of ``http.server.BaseHTTPRequestHandler``.
+        kind: ``"asgi"``, ``"wsgi"`` or ``"http_server"``; told by the shape of ``app`` if None.
+        telemetry: Overrides ``TRACEDBRIDGE_TELEMETRY``.
+
+    Raises:
+        AppKindError: ``app`` is of none of these kinds.
+        StartupError: Its lifespan startup failed.
+    """
+    # Whoever has an app object has imported it, mostly after tracedbridge.
+    cold_start = ColdStart(until_now="app_import")
+    settings = Settings()
+    if telemetry is not None:
+        settings.telemetry = telemetry
+
+    def find() -> tuple[Callable[..., Any], Kind]:
+        if kind is not None and (kind not in KINDS or not callable(app)):
+            raise AppKindError(f"cannot serve {app!r} as kind {kind!r}: kinds are {', '.join(KINDS)}")
+        found = kind or kind_of(app)
+        cold_start.mark("app_resolve")
+        return app, found
+
+    return _started(find, settings, cold_start, app_name=_home_of(app))
+
+
+def load_bridge() -> Bridge:
+    """
+    Load the app of ``TRACEDBRIDGE_APP``, start it and return its bridge.
+
+    Raises:
+        LoadError: What is wrong with the app, by subclass.
+        SystemExit, KeyboardInterrupt: The app's own.
+    """
+    cold_start = ColdStart()
+    settings = Settings()
+
+    def find() -> tuple[Callable[..., Any], Kind]:
+        module, variable = import_app(settings.app)
+        cold_start.mark("app_import")
+        found = resolve_app(settings.app, module, variable)
+        cold_start.mark("app_resolve")
+        return found
+
+    return _started(find, settings, cold_start, app_name=settings.app.partition(":")[0])
+
+
+def _started(
+    find: Callable[[], tuple[Callable[..., Any], Kind]], settings: Settings, cold_start: ColdStart, app_name: str
+) -> Bridge:
+    telemetry = _telemetry_of(settings, cold_start, app_name)
+    cold_start.mark("telemetry")
+    try:
+        with telemetry.loading():
+            found, kind = find()
+            app = app_of(telemetry.wrap(found, kind), kind)
+            try:
+                has_lifespan = app.start()
+            except BaseException:
+                app.stop(0.0)
+                raise
+            if has_lifespan:
+                cold_start.mark("lifespan")
+            cold_start.ready()
+    except BaseException:
+        telemetry.close()
+        raise
+    bridge = Bridge(app, telemetry, settings)
+    ending.close_at_end(bridge)
+    return bridge
+
+
+def _telemetry_of(settings: Settings, cold_start: ColdStart, app_name: str) -> Telemetry:
+    if not settings.telemetry:
+        return Untraced()
+    try:
+        made: Telemetry = import_module(_TELEMETRY).create(settings, cold_start, app_name)
+    except Exception as error:  # noqa: BLE001 - telemetry that cannot start must not keep the app from starting
+        import logging
+
+        logging.getLogger("tracedbridge").warning(
+            "telemetry is off: it could not start: %s: %s", type(error).__name__, error
+        )
+        return Untraced()
+    return made
+
+
+def _home_of(app: object) -> str:
+    """Return the file or module that an app object is from, as far as it tells."""
+    module = getattr(app, "__module__", None) or type(app).__module__
+    if module != "__main__":
+        return str(module)
+    return os.path.basename(getattr(sys.modules["__main__"], "__file__", None) or "function")

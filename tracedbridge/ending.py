@@ -1,0 +1,102 @@
+"""Closes the bridges that are still open when the process ends: at interpreter exit and on SIGTERM."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from tracedbridge.bridge import Bridge
+
+__all__ = ("close_at_end", "forget")
+
+_open: dict[int, tuple[Bridge, int]] = {}
+_at_exit = False
+_previous: Any = None
+
+
+def close_at_end(bridge: Bridge) -> None:
+    """Have ``bridge`` closed when this process ends, unless it is closed before."""
+    global _at_exit
+    _open[id(bridge)] = (bridge, os.getpid())
+    if not _at_exit:
+        _at_exit = True
+        _before_threads_end(_close_all)
+    _watch_sigterm()
+
+
+def forget(bridge: Bridge) -> None:
+    """Leave ``bridge`` alone, and SIGTERM to whoever had it, when no other bridge is open."""
+    _open.pop(id(bridge), None)
+    if not _open and threading.current_thread() is threading.main_thread():
+        _give_sigterm_back()
+
+
+def _before_threads_end(work: Callable[[], None]) -> None:
+    # At `atexit` executors are closed already, so that a shutdown with asyncio.to_thread() fails, and 3.12
+    # starts no threads any more.
+    register = getattr(threading, "_register_atexit", atexit.register)
+    try:
+        register(work)
+    except RuntimeError:
+        # The interpreter is ending already.
+        atexit.register(work)
+
+
+def _close_all() -> None:
+    for bridge, pid in list(_open.values()):
+        # A forked child must not shut its parent's app down.
+        if pid == os.getpid():
+            try:
+                bridge.close()
+            except Exception as error:  # noqa: BLE001 - one bridge's end must not keep the next from its own
+                sys.stderr.write(f"tracedbridge: {type(error).__name__}: {error}\n")
+
+
+def _watch_sigterm() -> None:
+    global _previous
+    if threading.current_thread() is not threading.main_thread():
+        return
+    current = signal.getsignal(signal.SIGTERM)
+    # SIG_IGN is somebody's decision; None is a handler set from C, which we could not call.
+    if current is not _on_sigterm and current not in (signal.SIG_IGN, None):
+        _previous = current
+        signal.signal(signal.SIGTERM, _on_sigterm)
+
+
+def _give_sigterm_back() -> None:
+    if signal.getsignal(signal.SIGTERM) is _on_sigterm:
+        signal.signal(signal.SIGTERM, _previous)
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    del number
+    _give_sigterm_back()
+
+    def end() -> None:
+        _close_all()
+        # Now for whoever had the signal before us, the default action included.
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if _inside_invocation(frame):
+        # Whose loop this thread cannot run a second time: closing waits elsewhere until the app has answered.
+        threading.Thread(target=end, name="tracedbridge-end", daemon=True).start()
+    else:
+        end()
+
+
+def _inside_invocation(frame: FrameType | None) -> bool:
+    from tracedbridge.bridge import Bridge
+
+    while frame is not None:
+        if frame.f_code is Bridge.__call__.__code__:
+            return True
+        frame = frame.f_back
+    return False

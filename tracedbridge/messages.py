@@ -1,0 +1,183 @@
+"""What passes between event formats, apps and telemetry: the same for every format and kind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+__all__ = ("App", "Event", "EventFormat", "Headers", "Invocation", "Kind", "Request", "Response", "Telemetry")
+
+Event = Any
+"""What the platform hands over: JSON, already parsed."""
+
+Headers = list[tuple[bytes, bytes]]
+"""Names lower-case and values, latin-1, in order, repeats kept."""
+
+Kind = Literal["asgi", "wsgi", "http_server"]
+"""What an app is."""
+
+
+class Request:
+    """One HTTP request, decoded from an event."""
+
+    __slots__ = ("body", "client", "headers", "host", "http_version", "method", "port", "query", "raw_path", "scheme")
+
+    def __init__(
+        self,
+        method: str,
+        raw_path: bytes,
+        query: bytes,
+        headers: Headers,
+        body: bytes,
+        scheme: str,
+        host: str,
+        port: int,
+        client: str | None,
+        http_version: str = "1.1",
+    ) -> None:
+        """
+        Args:
+            method: As sent, a token; usually upper-case.
+            raw_path: Percent-encoded, printable ASCII, without the query; begins with ``/`` unless it is ``*``.
+            query: Verbatim, percent-encoded, without the question mark.
+            headers: Lower-case names and latin-1 values in order, repeats kept.
+            body: Whole, base64 and chunked coding undone.
+            scheme: ``"http"`` or ``"https"``.
+            host: Without port and brackets.
+            port: The port of ``host``.
+            client: Address of the client, if known.
+            http_version: ``"1.0"`` or ``"1.1"``.
+        """
+        self.method = method
+        self.raw_path = raw_path
+        self.query = query
+        self.headers = headers
+        self.body = body
+        self.scheme = scheme
+        self.host = host
+        self.port = port
+        self.client = client
+        self.http_version = http_version
+
+
+class Response:
+    """One whole HTTP response."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+        """
+        Args:
+            status: 100 to 999.
+            headers: Names in any case and values, latin-1, in order, repeats kept.
+            body: Whole, no transfer coding.
+        """
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+class Invocation:
+    """
+    The facts of one invocation while it runs.
+
+    The base class keeps them and does nothing else, which is telemetry switched off; the watch of
+    `tracedbridge.telemetry` overrides the hooks.
+    """
+
+    __slots__ = (
+        "answered_ns", "deadline_ns", "environ", "error", "notes", "request", "response", "scope", "timed_out",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.request: Request | None = None
+        self.response: Response | None = None
+        self.error: BaseException | None = None
+        self.timed_out = False
+        # What a handler class logged: "GET / HTTP/1.1" 200 -
+        self.notes: list[str] | None = None
+        # CLOCK_MONOTONIC: when the app must have answered, and when it gave its last byte.
+        self.deadline_ns: int | None = None
+        self.answered_ns: int | None = None
+        # What the app was called with; frameworks leave the route there.
+        self.scope: dict[str, Any] | None = None
+        self.environ: dict[str, Any] | None = None
+
+    def arrived(self, request: Request) -> Request:
+        """Take the decoded request and return the one that the app is to see."""
+        self.request = request
+        return request
+
+    def response_started(self) -> None:
+        """Note that the app has given status and headers."""
+
+    def failed(self, error: BaseException) -> None:
+        """Note the first error of this invocation."""
+        if self.error is None:
+            self.error = error
+
+
+class EventFormat(Protocol):
+    """One wire shape of events: a module of `tracedbridge.events`."""
+
+    def matches(self, event: Event) -> bool:
+        """Say whether the event is of this format."""
+
+    def decode(self, event: Event, context: object) -> Request:
+        """
+        Read the request in an event.
+
+        Raises:
+            EventError: The event is not of this format after all.
+            BadRequestError: The request in it is no valid HTTP request.
+        """
+
+    def encode(self, response: Response, event: Event) -> dict[str, Any]:
+        """Write a response as the platform wants it."""
+
+
+class App(Protocol):
+    """One app, called in the way of its kind: a class of `tracedbridge.apps`."""
+
+    def start(self) -> bool:
+        """
+        Run what the app wants to run before its first request, and say whether there was something.
+
+        Raises:
+            StartupError: The app says that it could not start.
+        """
+
+    def call(self, request: Request, invocation: Invocation) -> Response:
+        """
+        Answer one request.
+
+        Raises:
+            AppProtocolError: The app broke the contract of its kind.
+            DeadlineError: ``invocation.deadline_ns`` passed before the app had answered.
+            BaseException: Whatever the app raised.
+        """
+
+    def stop(self, timeout_s: float) -> None:
+        """Run what the app wants to run at the end, for at most about ``timeout_s`` seconds."""
+
+
+class Telemetry(Protocol):
+    """Whoever watches the bridge; nothing that it does can change a response."""
+
+    def loading(self) -> AbstractContextManager[None]:
+        """Watch the load of the app, from before its import until it is ready."""
+
+    def wrap(self, app: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
+        """Return the app object to call, usually ``app`` itself."""
+
+    def watch(self, context: object) -> AbstractContextManager[Invocation]:
+        """Watch one invocation, from event to response."""
+
+    def stopping(self) -> AbstractContextManager[None]:
+        """Watch the app's lifespan shutdown."""
+
+    def close(self) -> None:
+        """Send what is left, within the configured budget, and put back what was changed."""

@@ -1,0 +1,42 @@
+"""Anywhere else: a laptop, a test, a host that we do not know."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tracedbridge.messages import Headers
+
+__all__ = ("function_name", "invocation_id", "matches", "resource_attributes", "span_attributes")
+
+
+def matches(environ: Mapping[str, str]) -> bool:
+    """Say yes."""
+    del environ
+    return True
+
+
+def function_name(environ: Mapping[str, str], app: str) -> str:
+    """Return ``index`` for ``api/index.py`` and ``pkg.mod`` for ``pkg.mod``."""
+    del environ
+    return app.rpartition("/")[2].removesuffix(".py")
+
+
+def resource_attributes(environ: Mapping[str, str]) -> dict[str, str | int]:
+    """Return nothing: an unknown host says nothing."""
+    del environ
+    return {}
+
+
+def invocation_id(headers: Headers, context: object) -> str | None:
+    """Return None: an unknown host gives no id."""
+    del headers, context
+    return None
+
+
+def span_attributes(environ: Mapping[str, str], headers: Headers) -> dict[str, str]:
+    """Return nothing."""
+    del environ, headers
+    return {}

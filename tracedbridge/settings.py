@@ -1,0 +1,107 @@
+"""The TRACEDBRIDGE_* variables, read once into Settings; a bad value is one warning and the default."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ("Parent", "Settings")
+
+Parent = Literal["parent", "link", "ignore"]
+"""What a remote parent is worth: the parent of our span, a link on it, or nothing."""
+
+_T = TypeVar("_T")
+
+_SWITCH = {"on": True, "1": True, "true": True, "yes": True, "off": False, "0": False, "false": False, "no": False}
+
+
+class Settings:
+    """What the environment asks of tracedbridge."""
+
+    __slots__ = (
+        "app",
+        "asgi_detail",
+        "deadline_ms",
+        "flush_timeout_ms",
+        "parent",
+        "proactive_after_ms",
+        "raise_errors",
+        "telemetry",
+    )
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        """Read ``environ``, the process's own by default."""
+        source = _Source(os.environ if environ is None else environ)
+        # The only setting without a bad value here: `loading` says what is wrong with it.
+        self.app: str = source.environ.get("TRACEDBRIDGE_APP", "").strip() or "index.py"
+        self.telemetry: bool = source.read("TELEMETRY", _switch, default=True, shown="on")
+        self.raise_errors: bool = source.read("RAISE_ERRORS", _switch, default=False, shown="off")
+        self.asgi_detail: bool = source.read("ASGI_DETAIL", _switch, default=False, shown="off")
+        self.parent: Parent = source.read("PARENT", _parent, default="parent", shown="parent")
+        self.deadline_ms: float | None = source.read("DEADLINE_MS", _positive, default=None, shown="no deadline")
+        # Half a second: what a healthy backend needs a hundred times over (its TLS handshake included), and
+        # what a caller hardly notices when the backend is dead.
+        self.flush_timeout_ms: float = source.read("FLUSH_TIMEOUT_MS", _not_negative, default=500.0, shown="500")
+        self.proactive_after_ms: float = source.read(
+            "PROACTIVE_AFTER_MS", _not_negative, default=10_000.0, shown="10000"
+        )
+
+
+class _Source:
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+
+    def read(self, name: str, parse: Callable[[str], _T], *, default: _T, shown: str) -> _T:
+        text = self.environ.get("TRACEDBRIDGE_" + name, "").strip()
+        if not text:
+            return default
+        try:
+            return parse(text)
+        except ValueError as wanted:
+            # Only on this path: logging costs a cold start several milliseconds. A Python warning would
+            # become an exception under `-W error`.
+            import logging
+
+            logging.getLogger("tracedbridge").warning(
+                "TRACEDBRIDGE_%s=%r is ignored: expected %s; using the default: %s", name, text, wanted, shown
+            )
+            return default
+
+
+def _switch(text: str) -> bool:
+    try:
+        return _SWITCH[text.lower()]
+    except KeyError:
+        raise ValueError("on or off") from None
+
+
+def _parent(text: str) -> Parent:
+    if text.lower() not in ("parent", "link", "ignore"):
+        raise ValueError("parent, link or ignore")
+    return cast("Parent", text.lower())
+
+
+def _not_negative(text: str) -> float:
+    value = _number(text)
+    if value < 0:
+        raise ValueError("milliseconds, zero or more")
+    return value
+
+
+def _positive(text: str) -> float | None:
+    value = _number(text)
+    if value <= 0:
+        raise ValueError("milliseconds, more than zero")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    # NaN and infinity parse as floats, and neither can be waited for.
+    return value if value == value and value not in (float("inf"), float("-inf")) else -1.0

@@ -1,0 +1,110 @@
+"""
+Span attributes of one invocation: each has its one home here.
+
+Source: OpenTelemetry semantic conventions 1.44, "HTTP server span" and "FaaS spans".
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from opentelemetry.util.http import (
+    OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS,
+    OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST,
+    OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE,
+    SanitizeValue,
+    get_custom_headers,
+)
+
+if TYPE_CHECKING:
+    from tracedbridge.messages import Headers, Request
+
+    Attributes = dict[str, str | int | float | bool | list[str]]
+
+__all__ = ("CapturedHeaders", "known_method", "redacted_query", "request_attributes")
+
+_METHODS = frozenset(
+    ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
+)  # fmt: skip
+
+# Semantic conventions, `url.query`: the signatures of signed URLs; and what else names a secret in a URL.
+_SECRET_KEYS = (
+    "AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature", "X-Goog-Credential", "X-Amz-Signature",
+    "X-Amz-Credential", "X-Amz-Security-Token", "access_token", "api_key", "apikey", "password", "secret", "token",
+)  # fmt: skip
+_SECRET_VALUE = re.compile(rf"(?i)(^|[&;])({'|'.join(map(re.escape, _SECRET_KEYS))})=[^&;]*")
+
+# Never shown, whatever the capture variables ask for.
+_SECRET_HEADERS = re.compile(
+    "authorization|cookie|token|secret|api[-_]?key|password|credential|x-vercel-sc-", re.IGNORECASE
+)
+
+
+def known_method(method: str) -> str:
+    """Return the method if the conventions know it, else ``_OTHER``, so that a client cannot make up metrics."""
+    return method if method in _known_methods(os.environ.get("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS", "")) else "_OTHER"
+
+
+@lru_cache(maxsize=4)
+def _known_methods(asked: str) -> frozenset[str]:
+    return frozenset(method.strip() for method in asked.split(",") if method.strip()) or _METHODS
+
+
+def redacted_query(query: str) -> str:
+    """Return the query verbatim, but for the values of keys that are known to be secret."""
+    if "=" not in query:
+        return query
+    return _SECRET_VALUE.sub(r"\1\2=REDACTED", query)
+
+
+def request_attributes(request: Request) -> Attributes:
+    """Return what the request says, from the method to the user agent; no header values."""
+    method = known_method(request.method)
+    attributes: Attributes = {
+        "http.request.method": method,
+        "url.scheme": request.scheme,
+        "url.path": request.raw_path.decode("ascii"),
+        "server.address": request.host,
+        "server.port": request.port,
+        "network.protocol.version": request.http_version,
+    }
+    if method == "_OTHER":
+        attributes["http.request.method_original"] = request.method
+    if request.query:
+        attributes["url.query"] = redacted_query(request.query.decode("ascii"))
+    if request.client is not None:
+        attributes["client.address"] = request.client
+    for name, value in request.headers:
+        if name == b"user-agent":
+            attributes["user_agent.original"] = value.decode("latin-1")
+            break
+    return attributes
+
+
+class CapturedHeaders:
+    """The headers that the standard capture variables ask for, sanitised; secrets stay redacted all the same."""
+
+    def __init__(self) -> None:
+        """Read the variables."""
+        self._request = get_custom_headers(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST)
+        self._response = get_custom_headers(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE)
+        self._sanitize = SanitizeValue(get_custom_headers(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS))
+
+    def of_request(self, headers: Headers) -> Attributes:
+        """Return ``http.request.header.*``."""
+        return self._of(headers, self._request, "http.request.header.") if self._request else {}
+
+    def of_response(self, headers: Headers) -> Attributes:
+        """Return ``http.response.header.*``."""
+        return self._of(headers, self._response, "http.response.header.") if self._response else {}
+
+    def _of(self, headers: Headers, asked: list[str], prefix: str) -> Attributes:
+        values: dict[str, list[str]] = {}
+        for raw_name, raw_value in headers:
+            name = raw_name.decode("latin-1").lower()
+            value = "[REDACTED]" if _SECRET_HEADERS.search(name) else raw_value.decode("latin-1")
+            values.setdefault(name, []).append(value)
+        return dict(self._sanitize.sanitize_header_values(values, asked, prefix.__add__))

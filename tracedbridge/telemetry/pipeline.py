@@ -1,0 +1,178 @@
+"""Builds our providers from the environment, puts them in place, and knows who is in charge of each signal."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import propagate
+from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.sdk.trace.sampling import Sampler
+
+from tracedbridge.telemetry.environment import entry_point
+from tracedbridge.telemetry.export import Export, LogQueue, SpanQueue
+from tracedbridge.telemetry.exporters import make_sinks
+from tracedbridge.telemetry.metrics import SCOPE, Metrics, views
+from tracedbridge.telemetry.providers import (
+    SteppingLoggerProvider,
+    SteppingMeterProvider,
+    SteppingTracerProvider,
+    in_charge,
+    put_in_place,
+    take_away,
+)
+
+if TYPE_CHECKING:
+    from opentelemetry._logs import Logger
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.trace import Tracer
+
+__all__ = ("Pipeline",)
+
+_logger = logging.getLogger("tracedbridge.telemetry")
+
+# Names that the SDK's own provider reads from OTEL_TRACES_SAMPLER; others are installed components.
+_BUILT_IN_SAMPLERS = frozenset(
+    ("always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off",
+     "parentbased_traceidratio")
+)  # fmt: skip
+
+
+class Pipeline:
+    """From our instruments, tracers and loggers to the exporters."""
+
+    def __init__(self, resource: Resource, function: str, budget_ms: float) -> None:
+        """
+        Build it, and make its providers global where something is exported and nobody has set one.
+
+        Args:
+            resource: Of all three signals.
+            function: The ``faas.name`` of metric points.
+            budget_ms: How long a flush may take.
+        """
+        sinks, readers = make_sinks(budget_ms)
+        self.export = Export(sinks, budget_ms)
+        self._function = function
+        self._tracer_provider = SteppingTracerProvider(sampler=_sampler(), resource=resource, shutdown_on_exit=False)
+        self._meter_provider = SteppingMeterProvider(readers, resource, views=views(), shutdown_on_exit=False)
+        self._logger_provider = SteppingLoggerProvider(resource, shutdown_on_exit=False)
+        if spans := self.export.sinks("traces"):
+            self._tracer_provider.add_span_processor(SpanQueue(spans))
+        if records := self.export.sinks("logs"):
+            self._logger_provider.add_log_record_processor(LogQueue(records))
+        self._providers: dict[str, Any] = {
+            "traces": self._tracer_provider,
+            "metrics": self._meter_provider,
+            "logs": self._logger_provider,
+        }
+        self._is_exported = {"traces": bool(spans), "metrics": bool(readers), "logs": bool(records)}
+        _mend_no_propagation()
+        for signal, provider in self._providers.items():
+            # An app sees providers where it would see some with the SDK configured; without exporters it sees none.
+            if self._is_exported[signal]:
+                put_in_place(signal, provider)
+        self._made: dict[str, tuple[Any, Any]] = {}
+
+    def tracer(self) -> Tracer:
+        """Return the tracer to use now: the app's provider's, once it has set one."""
+        tracer: Tracer = self._current("traces", lambda provider: provider.get_tracer(SCOPE, _version()))
+        return tracer
+
+    def metrics(self) -> Metrics | None:
+        """Return the instruments to use now, or None if nobody reads them."""
+        if not self._is_exported["metrics"] and self._other("metrics") is None:
+            return None
+        made: Metrics = self._current(
+            "metrics", lambda provider: Metrics(provider.get_meter(SCOPE, _version()), self._function)
+        )
+        return made
+
+    def exports_logs(self) -> bool:
+        """Say whether somebody takes log records now."""
+        return self._is_exported["logs"] or self._other("logs") is not None
+
+    def logger(self) -> Logger:
+        """Return the logger to use now."""
+        logger: Logger = self._current("logs", lambda provider: provider.get_logger(SCOPE, _version()))
+        return logger
+
+    def is_sampled(self, trace_id: int) -> bool:
+        """Say what the sampler decides about a trace without parent."""
+        provider = self._other("traces") or self._tracer_provider
+        sampler = getattr(provider, "sampler", None)
+        if not isinstance(sampler, Sampler):
+            return True
+        return sampler.should_sample(Context(), trace_id, "startup").decision.is_sampled()
+
+    def close(self) -> None:
+        """Take our providers away and end the export; the app's own are not touched."""
+        for signal, provider in self._providers.items():
+            take_away(signal, provider)
+        self.export.close()
+
+    def _other(self, signal: str) -> Any:
+        """Return the provider in charge if it is not ours."""
+        provider = in_charge(signal)
+        return None if provider is self._providers[signal] else provider
+
+    def _current(self, signal: str, make: Any) -> Any:
+        provider = self._other(signal) or self._providers[signal]
+        made = self._made.get(signal)
+        if made is None or made[0] is not provider:
+            own = provider
+            if provider is self._providers[signal]:
+                # Past our own stepping aside: this is the one that has been chosen.
+                own = _Own(provider)
+            made = self._made[signal] = (provider, make(own))
+        return made[1]
+
+
+class _Own:
+    """Our provider seen as the SDK's: what it gives writes to it, whoever is global."""
+
+    def __init__(self, provider: Any) -> None:
+        self._provider = provider
+
+    def __getattr__(self, name: str) -> Any:
+        # `super()` by hand: the stepping classes override just these.
+        method = getattr(type(self._provider).__mro__[1], name)
+        return method.__get__(self._provider)
+
+
+def _sampler() -> Sampler | None:
+    name = os.environ.get("OTEL_TRACES_SAMPLER", "").strip()
+    if not name or name.lower() in _BUILT_IN_SAMPLERS:
+        return None
+    try:
+        made = entry_point("opentelemetry_traces_sampler", name)(os.environ.get("OTEL_TRACES_SAMPLER_ARG"))
+    except Exception as error:  # noqa: BLE001 - whatever an installed component does, the default samples
+        _logger.warning("no sampler %r: %s: %s; using parentbased_always_on", name, type(error).__name__, error)
+        return _always_on()
+    return made if isinstance(made, Sampler) else _always_on()
+
+
+def _always_on() -> Sampler:
+    from opentelemetry.sdk.trace.sampling import DEFAULT_ON
+
+    return DEFAULT_ON
+
+
+def _mend_no_propagation() -> None:
+    # With OTEL_PROPAGATORS=none the API's propagator returns None for a context, and FastAPI, given any provider,
+    # then fails on every request.
+    if isinstance(current := propagate.get_global_textmap(), CompositePropagator) and not current.fields:
+        propagate.set_global_textmap(_NoPropagation([]))
+
+
+class _NoPropagation(CompositePropagator):
+    def extract(self, carrier: Any, context: Context | None = None, getter: Any = None) -> Context:
+        del carrier, getter
+        return Context() if context is None else context
+
+
+def _version() -> str:
+    from tracedbridge import __version__
+
+    return __version__

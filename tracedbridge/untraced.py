@@ -1,0 +1,63 @@
+"""Telemetry switched off: a watch that looks away."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tracedbridge.messages import Invocation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from tracedbridge.messages import Kind
+
+__all__ = ("Untraced",)
+
+
+class Untraced:
+    """The telemetry of ``TRACEDBRIDGE_TELEMETRY=off``; implements `tracedbridge.messages.Telemetry`."""
+
+    def loading(self) -> AbstractContextManager[None]:
+        """Watch nothing."""
+        return _NOTHING
+
+    def wrap(self, app: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
+        """Return ``app`` itself."""
+        del kind
+        return app
+
+    def watch(self, context: object) -> AbstractContextManager[Invocation]:
+        """Keep the facts of one invocation as long as it runs."""
+        del context
+        return _Unwatched()
+
+    def stopping(self) -> AbstractContextManager[None]:
+        """Watch nothing."""
+        return _NOTHING
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class _Nothing:
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+_NOTHING = _Nothing()
+
+
+class _Unwatched(Invocation):
+    __slots__ = ()
+
+    def __enter__(self) -> Invocation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
