@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from tracedbridge import ending
 from tracedbridge.answers import answer_to, checked
@@ -94,10 +94,12 @@ class Bridge:
         finally:
             self._telemetry.close()
 
-    def __enter__(self) -> Bridge:
+    def __enter__(self) -> Self:
         """Return the bridge itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close it."""
         self.close()

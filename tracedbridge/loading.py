@@ -156,7 +156,11 @@ def _refuse_own_import(name: str, path: str) -> None:
     frame = sys._getframe()
     while frame is not None:
         code = frame.f_code
-        if code.co_name == "<module>" and code.co_filename.endswith(".py") and os.path.realpath(code.co_filename) == path:
+        if (
+            code.co_name == "<module>"
+            and code.co_filename.endswith(".py")
+            and os.path.realpath(code.co_filename) == path
+        ):
             stem = os.path.basename(path)
             raise SelfLoadError(
                 f"could not load app {name!r}: {stem!r} is being imported right now and is the one that imports "

@@ -11,6 +11,7 @@ import asyncio
 # Executors close at exit in the reverse order of import: `ending` must come after this one to come before it.
 import concurrent.futures.thread  # noqa: F401
 import contextvars
+import functools
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,7 @@ class AsgiApp:
             _off_loop(lambda: self._run(loop, self._lifespan.shutdown(timeout_s), context))
         finally:
             for each in (loop, *self._spares):
-                _off_loop(lambda each=each: _close(each))
+                _off_loop(functools.partial(_close, each))
             self._spares.clear()
             self._loop_is_taken.release()
 

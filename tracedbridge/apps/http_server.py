@@ -49,7 +49,7 @@ class HttpServerApp:
             handler.log_message = _to(invocation)  # type: ignore[method-assign]
         server = _Server(request)
         # All of it happens in the constructor: setup(), handle(), finish().
-        handler.__init__(connection, (request.client or "", 0), server)  # type: ignore[misc, arg-type]
+        handler.__init__(connection, (request.client or "", 0), server)  # type: ignore[misc]  # seen as a socket and a server
         response = _from_bytes(b"".join(connection.written), request.method)
         invocation.answered_ns = time.monotonic_ns()
         return response
@@ -167,7 +167,9 @@ def _from_bytes(written: bytes, method: str) -> Response:
     except http.client.IncompleteRead as error:
         raise AppProtocolError("the handler wrote less of a body than its headers announce") from error
     except (http.client.HTTPException, ValueError) as error:
-        raise AppProtocolError(f"what the handler wrote is no HTTP response: {type(error).__name__}: {error}") from error
+        raise AppProtocolError(
+            f"what the handler wrote is no HTTP response: {type(error).__name__}: {error}"
+        ) from error
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.getheaders()]
     return Response(answer.status, headers, body)
 

@@ -61,7 +61,9 @@ class Lifespan:
         if error is not None and not isinstance(error, (Exception, asyncio.CancelledError)):
             raise error
         if message == "lifespan.startup.failed" or (error is not None and self._asked and not self._foreign):
-            raise StartupError(f"could not start the app: its lifespan startup failed: {_reason(error, text)}") from error
+            raise StartupError(
+                f"could not start the app: its lifespan startup failed: {_reason(error, text)}"
+            ) from error
         self._task = None
 
     async def shutdown(self, timeout_s: float) -> None:

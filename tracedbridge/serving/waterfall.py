@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 __all__ = ("Span", "draw", "duration", "printable")
 
-# Columns. Below the first a bar tells nothing, below the second a name does.
-_MIN_BAR = 12
-_MIN_NAME = 12
-# The share of the width that long names may take from the bars.
-_MAX_NAME_SHARE = 0.42
-# Rich gives 80 where there is no terminal to ask; less than this no layout survives.
+# The share of the width that long names may take, whether it is said what went wrong (the log lines say it, too),
+# and how many columns must be left for the bars; the first layout that fits. Shorter bars tell nothing.
+_LAYOUTS = ((0.42, True, 30), (0.42, False, 16), (0.28, False, 12))
+# In columns: shorter names tell nothing, either.
+_MIN_NAME = 8
+# Rich gives 80 where there is no terminal to ask; in less than this no layout survives.
 _MIN_WIDTH = 20
 _MAX_ERROR = 24
 _GAP = 2
 
-# Eighths of a column, from the left; a bar begins with a half one at the finest.
-_ENDS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
+# The last column of a bar that ends so many eighths into it.
+_PARTS = "█▏▎▍▌▋▊▉"
 
 _COLOURS = {"server": "green", "client": "magenta", "producer": "yellow", "consumer": "yellow"}
 
@@ -83,7 +83,7 @@ def draw(spans: Iterable[Span], file: TextIO, *, width: int | None = None) -> No
 
     Args:
         spans: In any order. One whose parent is not among them is drawn as a root and says so. One that begins
-            before the roots of its trace, or long after them, is drawn at the edge: its clock is off.
+            before the roots of its trace, or long after them, is cut off at the edge: its clock is off.
         file: A terminal gets colours, anything else plain text.
         width: In columns; the terminal's if None.
 
@@ -207,21 +207,16 @@ class _Page:
         rows = [row for trace in traces for row in trace.rows]
         self._durations = max(len(self._length(row)) for row in rows)
         self._badges = any(_is_cold(row.span) for row in rows)
-        widest_name = max(cell_len(self._name(row)) for row in rows)
-        self._names = min(widest_name, max(_MIN_NAME, int(width * _MAX_NAME_SHARE)))
         self._reasons = True
-        self._bars = self._room_for_bars(rows)
-        if self._bars < _MIN_BAR:
-            # What went wrong is in the log lines, too; when it went wrong is only here.
-            self._reasons = False
-            self._bars = self._room_for_bars(rows)
-        if self._bars < _MIN_BAR:
-            self._names = max(self._names + _GAP + self._bars, _MIN_NAME)
-            self._bars = 0
-
-    def _room_for_bars(self, rows: list[_Row]) -> int:
-        tails = max(self._tail(row).cell_len for row in rows)
-        return self._width - self._names - 2 * _GAP - self._durations - (_GAP + tails if tails else 0)
+        longest = max(cell_len(self._name(row)) for row in rows)
+        for share, self._reasons, least in _LAYOUTS:
+            self._names = min(longest, max(_MIN_NAME, int(width * share)))
+            tails = max(self._tail(row).cell_len for row in rows)
+            self._bars = width - self._names - 2 * _GAP - self._durations - (_GAP + tails if tails else 0)
+            if self._bars >= least:
+                return
+        self._names = min(longest, max(self._names + _GAP + self._bars, _MIN_NAME))
+        self._bars = 0
 
     def lines(self, trace: _Trace) -> Iterable[Text]:
         yield self._heading(trace)
@@ -235,7 +230,7 @@ class _Page:
         count = len(trace.rows)
         heading = Text(f"trace {self._plain(trace.trace_id)}", style="bold")
         heading.append(f"  {count} span{'' if count == 1 else 's'}", style="not bold dim")
-        heading.append(f"  {self._plain(duration(trace.end_ns - trace.start_ns))}", style="not bold dim")
+        heading.append(f"  {self._written(trace.end_ns - trace.start_ns)}", style="not bold dim")
         heading.append(f"  {self._plain(', '.join(services))}" if services else "", style="not bold dim")
         heading.truncate(self._width, overflow="ellipsis" if not self._ascii else "crop")
         return heading
@@ -262,7 +257,10 @@ class _Page:
         return "  " * row.depth + self._plain(row.span.name)
 
     def _length(self, row: _Row) -> str:
-        return self._plain(duration(_end(row.span) - row.span.start_ns))
+        return self._written(_end(row.span) - row.span.start_ns)
+
+    def _written(self, length_ns: int) -> str:
+        return duration(length_ns).replace("µ", "u") if self._ascii else duration(length_ns)
 
     def _fitted_name(self, row: _Row) -> str:
         from rich.cells import cell_len, set_cell_size
@@ -277,19 +275,21 @@ class _Page:
     def _bar(self, span: Span, trace: _Trace) -> str:
         eighths = 8 * self._bars
         length_ns = trace.end_ns - trace.start_ns
-        begin = _clamped((span.start_ns - trace.start_ns) * eighths // length_ns, eighths)
-        end = _clamped(-(-(_end(span) - trace.start_ns) * eighths // length_ns), eighths)
-        # Something to see for every span, also at the right edge.
-        begin = min(begin, eighths - 1)
-        end = max(end, begin + 1)
+        # Floor and ceiling, and at least one eighth: every span leaves a mark, also at the right edge.
+        begin = min(max((span.start_ns - trace.start_ns) * eighths // length_ns, 0), eighths - 1)
+        end = min(max(-((trace.start_ns - _end(span)) * eighths // length_ns), begin + 1), eighths)
         first, last = begin // 8, (end - 1) // 8
         if self._ascii:
             drawn = "#" * (last - first + 1)
-        elif first == last:
-            # Of one column only a left part or a thin right edge can be drawn.
-            drawn = "▕" if begin % 8 >= 4 else _ENDS[end - 8 * first] if end % 8 else "█"
+        elif first < last:
+            drawn = ("▐" if begin % 8 >= 4 else "█") + "█" * (last - first - 1) + _PARTS[end % 8]
         else:
-            drawn = ("▐" if begin % 8 >= 4 else "█") + "█" * (last - first - 1) + (_ENDS[end % 8] or "█")
+            # Of a single column only a left part or the right edge can be drawn.
+            drawn = "▕" if begin % 8 >= 4 else _PARTS[end % 8]
+        if span.start_ns < trace.start_ns:
+            drawn = "<" + drawn[1:]
+        if _end(span) > trace.end_ns:
+            drawn = drawn[:-1] + ">"
         return (" " * first + drawn).ljust(self._bars)
 
     def _tail(self, row: _Row) -> Text:
@@ -305,9 +305,8 @@ class _Page:
         if isinstance(code, int):
             tail.append(str(code), style="red" if failed or code >= 500 else "yellow" if code >= 400 else "green")
         if failed:
-            tail.append(
-                (" " if isinstance(code, int) else "") + ("error" if self._ascii else "✗ error"), style="bold red"
-            )
+            mark = "error" if self._ascii else "✗"
+            tail.append(f" {mark}" if isinstance(code, int) else mark, style="bold red")
             if self._reasons and (reason := self._reason(row.span, code)):
                 tail.append(" " + reason, style="red")
         if row.note:
@@ -328,7 +327,3 @@ class _Page:
 
 def _is_cold(span: Span) -> bool:
     return span.attributes.get("faas.coldstart") is True
-
-
-def _clamped(eighth: int, eighths: int) -> int:
-    return max(0, min(eighth, eighths))

@@ -45,7 +45,9 @@ _SECRET_HEADERS = re.compile(
 
 def known_method(method: str) -> str:
     """Return the method if the conventions know it, else ``_OTHER``, so that a client cannot make up metrics."""
-    return method if method in _known_methods(os.environ.get("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS", "")) else "_OTHER"
+    return (
+        method if method in _known_methods(os.environ.get("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS", "")) else "_OTHER"
+    )
 
 
 @lru_cache(maxsize=4)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     ColdStartKind = Literal["on_demand", "proactive"]
 
-__all__ = ("ColdStartStory",)
+__all__ = ("ColdStartStory", "fail")
 
 # Phases that are drawn as spans of their own; the others are attributes of the cold start.
 _DRAWN = {"app_import": "import app", "lifespan": "lifespan startup"}
@@ -43,6 +43,11 @@ class ColdStartStory:
         # What the app's own spans from before the first event have as parent.
         self.boot = SpanContext(record.trace_id, random_span_id(), is_remote=False, trace_flags=flags)
         self.kind: ColdStartKind = "on_demand"
+
+    @property
+    def has_lifespan(self) -> bool:
+        """Whether the app has run a lifespan startup."""
+        return any(phase == "lifespan" for phase, _ in self._record.marks)
 
     @property
     def begun_wall_ns(self) -> int:
@@ -96,6 +101,14 @@ class ColdStartStory:
         """Make the boot trace of a cold start that ended in an error."""
         self._draw(tracer, None, own_id=True, error=error)
 
+    def draw_shutdown(self, tracer: Tracer, begun_wall_ns: int, took_ns: int, error: BaseException | None) -> Context:
+        """Make the span ``lifespan shutdown``, a trace of its own; return the context with it."""
+        span = tracer.start_span("lifespan shutdown", context=Context(), start_time=begun_wall_ns)
+        if error is not None:
+            fail(span, error, begun_wall_ns + took_ns)
+        span.end(begun_wall_ns + took_ns)
+        return trace_api.set_span_in_context(span)
+
     def measure(self, metrics: Metrics, context: Context | None) -> None:
         """Record its metrics."""
         kind = {"tracedbridge.coldstart.kind": self.kind}
@@ -136,9 +149,9 @@ class ColdStartStory:
             failed = _failed_phase([phase for phase, _, _ in phases])
             if failed is not None:
                 child = tracer.start_span(failed, context=below, start_time=self._wall(last))
-                _fail(child, error, self._wall(ended))
+                fail(child, error, self._wall(ended))
                 child.end(self._wall(ended))
-            _fail(span, error, self._wall(ended))
+            fail(span, error, self._wall(ended))
         span.end(self._wall(ended))
 
     def _wall(self, at_ns: int | None) -> int:
@@ -151,9 +164,12 @@ def _failed_phase(phases: list[str]) -> str | None:
     return None if "app_import" in phases else "import app"
 
 
-def _fail(span: trace_api.Span, error: BaseException, at_ns: int) -> None:
+def fail(span: trace_api.Span, error: BaseException, at_ns: int) -> str:
+    """Show on a span that it ended in ``error`` at that wall-clock time; return the ``error.type``."""
     # The app's own exception says more than the error of ours that wraps it.
     shown = error.__cause__ or error
+    error_type = type(shown).__qualname__
     span.record_exception(shown, timestamp=at_ns)
-    span.set_attribute("error.type", type(shown).__qualname__)
+    span.set_attribute("error.type", error_type)
     span.set_status(Status(StatusCode.ERROR, str(shown)))
+    return error_type

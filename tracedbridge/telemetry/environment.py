@@ -86,9 +86,7 @@ def entry_point(group: str, name: str) -> Any:
 
 
 def _has_endpoint(signal: Signal) -> bool:
-    return bool(
-        _value("OTEL_EXPORTER_OTLP_ENDPOINT") or _value(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
-    )
+    return bool(_value("OTEL_EXPORTER_OTLP_ENDPOINT") or _value(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"))
 
 
 def _value(name: str) -> str:

@@ -184,7 +184,7 @@ class Sink:
         if self.collect is not None:
             self._queue.extend(self.collect())
         while self._queue and time.monotonic_ns() < deadline_ns:
-            batch = []
+            batch: list[Any] = []
             while self._queue and len(batch) < self._batch_limit:
                 batch.append(self._queue.popleft())
             items = sum(map(_points, batch)) if self.signal == "metrics" else len(batch)

@@ -39,6 +39,8 @@ _LEVELS = ((50, "critical"), (40, "error"), (30, "warning"), (20, "info"), (0, "
 # Of every LogRecord; what else is on one came by `extra=`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
+_STOCK_LAST_RESORT = logging.lastResort
+
 # Of the exporters themselves: a line of theirs must not become a record that they fail to export.
 _OWN_LOGGERS = ("opentelemetry.", "urllib3.", "tracedbridge.telemetry")
 
@@ -98,25 +100,25 @@ class Lines:
             )
         # Not a handler on the root: with one there, the app's basicConfig() would do nothing.
         self._call_handlers = previous = logging.Logger.callHandlers
-        lines = self
+        note = self._note
 
         def call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
-            lines._note(record)
+            note(record)
             previous(logger, record)
 
-        logging.Logger.callHandlers = call_handlers  # type: ignore[method-assign]
         self._ours = call_handlers
+        setattr(logging.Logger, "callHandlers", call_handlers)  # noqa: B010 - to mypy a method is no variable
         # What logging uses where nobody has configured a handler: plain text on stderr, without ids.
         self._last_resort = logging.lastResort
-        if type(self._last_resort) is logging._StderrHandler:
-            logging.lastResort = _Structured(self._add_ids, self._renderer)  # type: ignore[assignment]
+        if self._last_resort is _STOCK_LAST_RESORT:
+            logging.lastResort = _Structured(self._add_ids, self._renderer)
 
     def uninstall(self) -> None:
         """Put back what `install` changed, where nobody has changed it since."""
         if logging.Logger.callHandlers is self._ours:
-            logging.Logger.callHandlers = self._call_handlers  # type: ignore[method-assign]
+            setattr(logging.Logger, "callHandlers", self._call_handlers)  # noqa: B010 - as above
         if isinstance(logging.lastResort, _Structured):
-            logging.lastResort = self._last_resort  # type: ignore[assignment]
+            logging.lastResort = self._last_resort
         if not self._was_configured and self._is_ours():
             structlog.reset_defaults()
 
@@ -172,7 +174,7 @@ class Lines:
                 record.__dict__.setdefault("invocation_id", bound["invocation_id"])
             if record.name.startswith(_OWN_LOGGERS) or (otlp := self._otlp()) is None:
                 return
-            attributes = {"logger": record.name}
+            attributes: dict[str, Any] = {"logger": record.name}
             for key, value in vars(record).items():
                 if key not in _STANDARD and key not in ("trace_id", "span_id"):
                     attributes[key] = value if isinstance(value, (str, bool, int, float)) else str(value)

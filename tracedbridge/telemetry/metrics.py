@@ -123,7 +123,9 @@ class Metrics:
         self._function = function
         self._write = {each.name: _write_of(meter, each) for each in INSTRUMENTS}
 
-    def record(self, name: str, value: float, context: Context | None, attributes: Mapping[str, Any] | None = None) -> None:
+    def record(
+        self, name: str, value: float, context: Context | None, attributes: Mapping[str, Any] | None = None
+    ) -> None:
         """
         Record one value.
 

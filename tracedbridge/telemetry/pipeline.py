@@ -6,15 +6,14 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import propagate
 from opentelemetry.context import Context
-from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.trace.sampling import Sampler
 
 from tracedbridge.telemetry.environment import entry_point
 from tracedbridge.telemetry.export import Export, LogQueue, SpanQueue
 from tracedbridge.telemetry.exporters import make_sinks
 from tracedbridge.telemetry.metrics import SCOPE, Metrics, views
+from tracedbridge.telemetry.propagation import mend_no_propagation
 from tracedbridge.telemetry.providers import (
     SteppingLoggerProvider,
     SteppingMeterProvider,
@@ -38,6 +37,9 @@ _BUILT_IN_SAMPLERS = frozenset(
     ("always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off",
      "parentbased_traceidratio")
 )  # fmt: skip
+
+
+_STEPPING = (SteppingTracerProvider, SteppingMeterProvider, SteppingLoggerProvider)
 
 
 class Pipeline:
@@ -68,7 +70,7 @@ class Pipeline:
             "logs": self._logger_provider,
         }
         self._is_exported = {"traces": bool(spans), "metrics": bool(readers), "logs": bool(records)}
-        _mend_no_propagation()
+        mend_no_propagation()
         for signal, provider in self._providers.items():
             # An app sees providers where it would see some with the SDK configured; without exporters it sees none.
             if self._is_exported[signal]:
@@ -89,14 +91,22 @@ class Pipeline:
         )
         return made
 
-    def exports_logs(self) -> bool:
-        """Say whether somebody takes log records now."""
-        return self._is_exported["logs"] or self._other("logs") is not None
-
-    def logger(self) -> Logger:
-        """Return the logger to use now."""
+    def logger(self) -> Logger | None:
+        """Return the logger to use now, or None if nobody takes records."""
+        if not self._is_exported["logs"] and self._other("logs") is None:
+            return None
         logger: Logger = self._current("logs", lambda provider: provider.get_logger(SCOPE, _version()))
         return logger
+
+    def flush(self, budget_ms: float) -> None:
+        """Export what there is, for at most ``budget_ms``, and count what came of it."""
+        took_ns = self.export.flush(budget_ms)
+        if (metrics := self.metrics()) is not None:
+            # Of this flush: they go out with the next one.
+            metrics.record("tracedbridge.export.duration", took_ns / 1e9, None)
+            for (signal, outcome), items in self.export.counted().items():
+                attributes = {"signal": signal, "outcome": outcome or "sent"}
+                metrics.record("tracedbridge.export.items", items, None, attributes)
 
     def is_sampled(self, trace_id: int) -> bool:
         """Say what the sampler decides about a trace without parent."""
@@ -104,7 +114,8 @@ class Pipeline:
         sampler = getattr(provider, "sampler", None)
         if not isinstance(sampler, Sampler):
             return True
-        return sampler.should_sample(Context(), trace_id, "startup").decision.is_sampled()
+        decision: Any = sampler.should_sample(Context(), trace_id, "startup").decision
+        return bool(decision.is_sampled())
 
     def close(self) -> None:
         """Take our providers away and end the export; the app's own are not touched."""
@@ -115,30 +126,17 @@ class Pipeline:
     def _other(self, signal: str) -> Any:
         """Return the provider in charge if it is not ours."""
         provider = in_charge(signal)
-        return None if provider is self._providers[signal] else provider
+        # Nor that of another bridge in this process, which has an export of its own.
+        return None if isinstance(provider, _STEPPING) else provider
 
     def _current(self, signal: str, make: Any) -> Any:
         provider = self._other(signal) or self._providers[signal]
         made = self._made.get(signal)
         if made is None or made[0] is not provider:
-            own = provider
-            if provider is self._providers[signal]:
-                # Past our own stepping aside: this is the one that has been chosen.
-                own = _Own(provider)
+            # Of ours, what writes to it whoever is global: this is the one that has been chosen.
+            own = provider.own if isinstance(provider, _STEPPING) else provider
             made = self._made[signal] = (provider, make(own))
         return made[1]
-
-
-class _Own:
-    """Our provider seen as the SDK's: what it gives writes to it, whoever is global."""
-
-    def __init__(self, provider: Any) -> None:
-        self._provider = provider
-
-    def __getattr__(self, name: str) -> Any:
-        # `super()` by hand: the stepping classes override just these.
-        method = getattr(type(self._provider).__mro__[1], name)
-        return method.__get__(self._provider)
 
 
 def _sampler() -> Sampler | None:
@@ -157,19 +155,6 @@ def _always_on() -> Sampler:
     from opentelemetry.sdk.trace.sampling import DEFAULT_ON
 
     return DEFAULT_ON
-
-
-def _mend_no_propagation() -> None:
-    # With OTEL_PROPAGATORS=none the API's propagator returns None for a context, and FastAPI, given any provider,
-    # then fails on every request.
-    if isinstance(current := propagate.get_global_textmap(), CompositePropagator) and not current.fields:
-        propagate.set_global_textmap(_NoPropagation([]))
-
-
-class _NoPropagation(CompositePropagator):
-    def extract(self, carrier: Any, context: Context | None = None, getter: Any = None) -> Context:
-        del carrier, getter
-        return Context() if context is None else context
 
 
 def _version() -> str:

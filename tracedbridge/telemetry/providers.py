@@ -11,10 +11,12 @@ module variable is what ``get_tracer_provider`` reads and what ``set_tracer_prov
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import opentelemetry._logs._internal as logs_api
-import opentelemetry.metrics._internal as metrics_api
+import opentelemetry._logs._internal as logs_place
+import opentelemetry.metrics._internal as metrics_place
+from opentelemetry import metrics as metrics_api
 from opentelemetry import trace as trace_api
 from opentelemetry._logs import Logger
 from opentelemetry.metrics import Meter
@@ -22,6 +24,7 @@ from opentelemetry.metrics import _Gauge as ApiGauge
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.util._decorator import _agnosticcontextmanager
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,8 +34,8 @@ __all__ = ("SteppingLoggerProvider", "SteppingMeterProvider", "SteppingTracerPro
 
 _PLACES: dict[str, tuple[ModuleType, str]] = {
     "traces": (trace_api, "_TRACER_PROVIDER"),
-    "metrics": (metrics_api, "_METER_PROVIDER"),
-    "logs": (logs_api, "_LOGGER_PROVIDER"),
+    "metrics": (metrics_place, "_METER_PROVIDER"),
+    "logs": (logs_place, "_LOGGER_PROVIDER"),
 }
 
 
@@ -65,9 +68,10 @@ class SteppingTracerProvider(TracerProvider):
         """Return such a tracer; arguments as in the API."""
         return _Tracer(self, super().get_tracer(*args, **kwargs), lambda other: other.get_tracer(*args, **kwargs))
 
-    def get_own_tracer(self, name: str, version: str) -> trace_api.Tracer:
-        """Return a tracer that writes here, whoever is global."""
-        return super().get_tracer(name, version)
+    @property
+    def own(self) -> _Own:
+        """This provider as the SDK's: its tracers write to it, whoever is global."""
+        return _Own(get_tracer=super().get_tracer)
 
 
 class SteppingMeterProvider(MeterProvider):
@@ -77,6 +81,11 @@ class SteppingMeterProvider(MeterProvider):
         """Return such a meter; arguments as in the API."""
         return _Meter(self, super().get_meter(*args, **kwargs), lambda other: other.get_meter(*args, **kwargs))
 
+    @property
+    def own(self) -> _Own:
+        """This provider as the SDK's: its meters write to it, whoever is global."""
+        return _Own(get_meter=super().get_meter)
+
 
 class SteppingLoggerProvider(LoggerProvider):
     """Gives loggers that write to whichever provider is global when a record is emitted."""
@@ -84,6 +93,15 @@ class SteppingLoggerProvider(LoggerProvider):
     def get_logger(self, *args: Any, **kwargs: Any) -> Logger:
         """Return such a logger; arguments as in the API."""
         return _Logger(self, super().get_logger(*args, **kwargs), lambda other: other.get_logger(*args, **kwargs))
+
+    @property
+    def own(self) -> _Own:
+        """This provider as the SDK's: its loggers write to it, whoever is global."""
+        return _Own(get_logger=super().get_logger)
+
+
+class _Own(SimpleNamespace):
+    """The SDK's way to get tracers, meters or loggers, past the classes above."""
 
 
 class _Follower:
@@ -119,7 +137,7 @@ class _Tracer(_Follower, trace_api.Tracer):
         span: trace_api.Span = self._now().start_span(*args, **kwargs)
         return span
 
-    @trace_api._agnosticcontextmanager  # what the SDK's own is: it works on coroutine functions, too
+    @_agnosticcontextmanager  # what the SDK's own is: it works on coroutine functions, too
     def start_as_current_span(self, *args: Any, **kwargs: Any) -> Iterator[trace_api.Span]:
         with self._now().start_as_current_span(*args, **kwargs) as span:
             yield span
@@ -138,6 +156,11 @@ class _Logger(_Follower, Logger):
 
     def emit(self, *args: Any, **kwargs: Any) -> None:
         self._now().emit(*args, **kwargs)
+
+    def enabled(self, *args: Any, **kwargs: Any) -> bool:
+        # Not of every version of the API that we allow.
+        enabled = getattr(self._now(), "enabled", None)
+        return enabled is None or bool(enabled(*args, **kwargs))
 
 
 class _Meter(_Follower, Meter):

@@ -31,9 +31,9 @@ def wsgi_route(environ: dict[str, Any]) -> str | None:
     rule = getattr(getattr(request, "url_rule", None), "rule", None)
     if isinstance(rule, str):
         return str(environ.get("SCRIPT_NAME", "")) + rule
-    bottle = environ.get("bottle.route")
-    if isinstance(getattr(bottle, "rule", None), str):
-        return str(bottle.rule)
+    rule = getattr(environ.get("bottle.route"), "rule", None)
+    if isinstance(rule, str):
+        return rule
     try:
         path = str(environ.get("PATH_INFO", "")).encode("latin-1").decode()
     except UnicodeError:

@@ -60,7 +60,7 @@ class BoundedSession(requests.Session):
                 # It was closed already.
                 return
 
-    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:  # type: ignore[override]  # whatever the exporter passes
+    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """Send once and tell the exporter that all is well: `status` and `error` know better."""
         del args
         headers = {**dict(self.headers), **(kwargs.get("headers") or {})}

@@ -1,0 +1,85 @@
+"""Between a request's headers and the trace: the caller's context in, this invocation's ids on to the app."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import propagate
+from opentelemetry import trace as trace_api
+from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import Getter
+
+from tracedbridge.messages import Request
+
+if TYPE_CHECKING:
+    from tracedbridge.messages import Headers
+    from tracedbridge.settings import Parent
+
+__all__ = ("mend_no_propagation", "parent_of", "with_ids")
+
+
+def parent_of(headers: Headers, worth: Parent) -> tuple[Context, trace_api.SpanContext | None]:
+    """Return the context to start a span in, and the remote span to link, if it is worth a link only."""
+    fields = _fields(propagate.get_global_textmap())
+    if worth == "ignore" or not any(name in fields for name, _ in headers):
+        return Context(), None
+    context = propagate.extract(headers, Context(), getter=_GETTER)
+    if worth == "parent":
+        return context, None
+    remote = trace_api.get_current_span(context).get_span_context()
+    # Baggage stays: it is the request's, not the trace's.
+    context = trace_api.set_span_in_context(trace_api.INVALID_SPAN, context)
+    return context, remote if remote.is_valid else None
+
+
+def with_ids(request: Request, context: Context) -> Request:
+    """Return the request with the context's trace headers in place of the caller's."""
+    carrier: dict[str, str] = {}
+    propagator = propagate.get_global_textmap()
+    propagator.inject(carrier, context)
+    # Replaced, not added: frameworks that trace by themselves would read the caller's first.
+    ours = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in carrier.items()]
+    fields = _fields(propagator)
+    headers = [pair for pair in request.headers if pair[0] not in fields]
+    return Request(
+        request.method, request.raw_path, request.query, headers + ours, request.body, request.scheme, request.host,
+        request.port, request.client, request.http_version,
+    )  # fmt: skip
+
+
+def mend_no_propagation() -> None:
+    """
+    Have ``OTEL_PROPAGATORS=none`` give a context.
+
+    The API's propagator gives None then, and FastAPI, given any provider, fails on every request.
+    """
+    current = propagate.get_global_textmap()
+    if isinstance(current, CompositePropagator) and not current.fields:
+        propagate.set_global_textmap(_NoPropagation([]))
+
+
+class _NoPropagation(CompositePropagator):
+    def extract(self, carrier: Any, context: Context | None = None, getter: Any = None) -> Context:
+        del carrier, getter
+        return Context() if context is None else context
+
+
+class _HeadersGetter(Getter[list[tuple[bytes, bytes]]]):
+    def get(self, carrier: list[tuple[bytes, bytes]], key: str) -> list[str] | None:
+        name = key.lower().encode("latin-1")
+        values = [value.decode("latin-1") for each, value in carrier if each == name]
+        # Of a repeated header the propagators read the first value only: that would be half of the baggage.
+        return [",".join(values)] if values else None
+
+    def keys(self, carrier: list[tuple[bytes, bytes]]) -> list[str]:
+        return [name.decode("latin-1") for name, _ in carrier]
+
+
+_GETTER = _HeadersGetter()
+
+
+@functools.lru_cache(maxsize=4)
+def _fields(propagator: Any) -> frozenset[bytes]:
+    return frozenset(field.lower().encode("latin-1") for field in propagator.fields)
