@@ -19,6 +19,7 @@ from tracedbridge import Bridge, create_bridge
 from tracedbridge.messages import Kind
 
 __all__ = (
+    "HANG_S",
     "Answer",
     "Asgi",
     "Receive",
@@ -28,9 +29,9 @@ __all__ = (
     "bounded",
     "event",
     "no_lifespan",
+    "respond",
     "run_python",
     "serve",
-    "respond",
 )
 
 Scope = MutableMapping[str, Any]

@@ -61,7 +61,7 @@ def handler_class(work: Work) -> object:
 MAKERS: dict[Kind, Callable[[Work], object]] = {"asgi": asgi_app, "wsgi": wsgi_app, "http_server": handler_class}
 
 
-@pytest.fixture(params=MAKERS.values(), ids=MAKERS.keys())
+@pytest.fixture(params=list(MAKERS.values()), ids=list(MAKERS))
 def made(request: pytest.FixtureRequest) -> Callable[[Work], object]:
     """Makes an app of each kind in turn."""
     maker: Callable[[Work], object] = request.param
@@ -115,7 +115,7 @@ def test_no_body(
 
 @pytest.mark.parametrize("kind", ["asgi", "wsgi"])
 def test_informational_has_no_body(kind: Kind) -> None:
-    """A 1xx that an app gives as its answer has neither body nor content-length; a handler class writes more after it."""
+    """A 1xx as an app's whole answer has neither body nor content-length; from a handler class it is no answer yet."""
     with serve(MAKERS[kind](lambda _: (103, [("Content-Length", "5"), ("A", "1")], b"hello"))) as bridge:
         assert answer(bridge(event())) == (103, {"a": ["1"]}, b"")
 

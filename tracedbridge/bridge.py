@@ -75,12 +75,12 @@ class Bridge:
         except DeadlineError as error:
             invocation.timed_out = True
             invocation.failed(error)
-            return answer_to(error)
+            return checked(answer_to(error), request.method)
         except Exception as error:
             invocation.failed(error)
             if self._raise_errors:
                 raise
-            return answer_to(error)
+            return checked(answer_to(error), request.method)
 
     def close(self) -> None:
         """Run the app's lifespan shutdown and send what telemetry still holds, both bounded in time; once."""

@@ -12,7 +12,8 @@ from tracedbridge.apps import app_of
 from tracedbridge.boot import ColdStart
 from tracedbridge.bridge import Bridge
 from tracedbridge.errors import AppKindError
-from tracedbridge.kinds import KINDS, kind_of
+from tracedbridge.events import load_formats
+from tracedbridge.kinds import KINDS, is_handler_class, kind_of
 from tracedbridge.loading import import_app, resolve_app
 from tracedbridge.settings import Settings
 from tracedbridge.untraced import Untraced
@@ -50,6 +51,8 @@ def create_bridge(app: Callable[..., Any], *, kind: Kind | None = None, telemetr
     def find() -> tuple[Callable[..., Any], Kind]:
         if kind is not None and (kind not in KINDS or not callable(app)):
             raise AppKindError(f"cannot serve {app!r} as kind {kind!r}: kinds are {', '.join(KINDS)}")
+        if kind == "http_server" and not is_handler_class(app):
+            raise AppKindError(f"cannot serve {app!r} as kind 'http_server': it is no BaseHTTPRequestHandler class")
         found = kind or kind_of(app)
         cold_start.mark("app_resolve")
         return app, found
@@ -81,6 +84,8 @@ def load_bridge() -> Bridge:
 def _started(
     find: Callable[[], tuple[Callable[..., Any], Kind]], settings: Settings, cold_start: ColdStart, app_name: str
 ) -> Bridge:
+    # Before the app: its folder comes first on sys.path, and may hold a json.py.
+    load_formats()
     telemetry = _telemetry_of(settings, cold_start, app_name)
     cold_start.mark("telemetry")
     try:

@@ -159,8 +159,10 @@ def _is_async_generator(app: object) -> bool:
 
 
 def _signature(app: Callable[..., Any]) -> inspect.Signature | None:
+    # inspect would take the first parameter of a static __call__ for self.
+    call = inspect.getattr_static(type(app), "__call__", None)
     try:
-        return inspect.signature(app)
+        return inspect.signature(call.__func__ if isinstance(call, staticmethod) else app)
     except (ValueError, TypeError):
         return None
 

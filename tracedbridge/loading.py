@@ -108,8 +108,9 @@ def _import_file(name: str, place: str) -> ModuleType:
             return module
     folder, stem = os.path.dirname(path), os.path.basename(path).removesuffix(".py")
     _put_on_path(folder)
-    # "index" for api/index.py, as when Python runs it; another name if a loaded module has that one.
-    module_name = stem if stem not in sys.modules else f"{stem} of {folder}"
+    # "index" for api/index.py, as it would be imported; another name where that one is taken.
+    is_taken = stem in sys.modules or stem in sys.stdlib_module_names
+    module_name = f"{stem} of {folder}" if is_taken else stem
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise AppNotFoundError(f"could not load app {name!r}: {path!r} is no Python file")

@@ -13,7 +13,20 @@ from typing import Any
 
 import pytest
 
-from tests.support import Asgi, Receive, Scope, Send, answer, bounded, event, no_lifespan, respond, run_python, serve
+from tests.support import (
+    HANG_S,
+    Asgi,
+    Receive,
+    Scope,
+    Send,
+    answer,
+    bounded,
+    event,
+    no_lifespan,
+    respond,
+    run_python,
+    serve,
+)
 from tracedbridge import Bridge, BridgeClosedError, ShutdownError, StartupError
 
 Work = Callable[[Receive, Send], Awaitable[None]]
@@ -223,9 +236,7 @@ SHUTDOWNS = {
 
 
 @pytest.mark.parametrize(("failure", "said"), SHUTDOWNS.values(), ids=SHUTDOWNS.keys())
-def test_shutdown_fails(
-    failure: Callable[[Send], Awaitable[None]], said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shutdown_fails(failure: Callable[[Send], Awaitable[None]], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shutdown that fails or does not end is a `ShutdownError` from ``close()``, within its time."""
     monkeypatch.setattr("tracedbridge.bridge._STOP_TIMEOUT_S", 0.05)
     bridge = serve(closing(failure))
@@ -251,8 +262,8 @@ async def app(scope, receive, send):
         await asyncio.to_thread(say, "shutdown")
         await send({"type": "lifespan.shutdown.complete"})
         return
-    if scope["path"] == "/term":
-        os.kill(os.getpid(), signal.SIGTERM)
+    if scope["path"] != "/":
+        os.kill(os.getpid(), signal.SIGTERM if scope["path"] == "/term" else signal.SIGINT)
         # Python runs the signal's handler between two steps of the loop.
         for _ in range(100):
             await asyncio.sleep(0)
@@ -270,6 +281,18 @@ def call(path="/"):
 
 """
 
+LOADED_IN_A_THREAD = """
+import json, threading
+
+def work():
+    import tracedbridge
+    tracedbridge.vc_handler({"body": json.dumps({"method": "GET", "path": "/", "headers": {}})}, None)
+
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+
 LIVED = ["startup", "request", "shutdown"]
 ENDINGS: dict[str, tuple[str, int, list[str]]] = {
     "interpreter exit": (CALL + "call()", 0, LIVED),
@@ -277,6 +300,7 @@ ENDINGS: dict[str, tuple[str, int, list[str]]] = {
     "sys.exit": (CALL + "call(); sys.exit(3)", 3, LIVED),
     "exception": (CALL + "call(); raise ValueError", 1, LIVED),
     "interrupt": (CALL + "call(); raise KeyboardInterrupt", -signal.SIGINT, LIVED),
+    "interrupt in a request": (CALL + "call('/interrupt')", -signal.SIGINT, ["startup", "shutdown"]),
     "SIGTERM while idle": (
         CALL + "call(); os.kill(os.getpid(), signal.SIGTERM); signal.pause()", -signal.SIGTERM, LIVED
     ),
@@ -300,14 +324,7 @@ ENDINGS: dict[str, tuple[str, int, list[str]]] = {
     "first call in a thread": (
         CALL + "thread = threading.Thread(target=call); thread.start(); thread.join()", 0, LIVED
     ),
-    "loaded in a thread": (
-        "import threading\n"
-        "def work():\n    import json, tracedbridge\n"
-        "    tracedbridge.vc_handler({'body': json.dumps({'method': 'GET', 'path': '/', 'headers': {}})}, None)\n"
-        "thread = threading.Thread(target=work); thread.start(); thread.join()",
-        0,
-        LIVED,
-    ),
+    "loaded in a thread": (LOADED_IN_A_THREAD, 0, LIVED),
     "in a forked child": (
         CALL + "call()\npid = os.fork()\nif pid == 0:\n    sys.exit(0)\nos.waitpid(pid, 0)", 0, LIVED
     ),
@@ -335,7 +352,9 @@ LOOPS = {
     ),
     "running loop": (
         NOISY_APP,
-        "async def main():\n    " + CALL.replace("\n", "\n    ") + "call(); call()\nimport asyncio\nasyncio.run(main())",
+        "async def main():\n    "
+        + CALL.replace("\n", "\n    ")
+        + "call(); call()\nimport asyncio\nasyncio.run(main())",
     ),
 }
 
@@ -770,6 +789,39 @@ def test_close_in_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == ["request", "shutdown"]
 
 
+def test_close_beside_a_request() -> None:
+    """A ``close()`` beside a running request lets it end, and closes its event loop when it has."""
+    loops: list[asyncio.AbstractEventLoop] = []
+    answers: dict[str, int] = {}
+    entered = {path: threading.Event() for path in ("/first", "/second")}
+    go = {path: threading.Event() for path in ("/first", "/second")}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        no_lifespan(scope)
+        loops.append(asyncio.get_running_loop())
+        entered[scope["path"]].set()
+        go[scope["path"]].wait(HANG_S)
+        await respond(send)
+
+    bridge = serve(app)
+
+    def call(path: str) -> None:
+        answers[path] = answer(bridge(event(path=path))).status
+
+    threads = {path: threading.Thread(target=call, args=(path,), daemon=True) for path in entered}
+    for path, thread in threads.items():
+        thread.start()
+        assert entered[path].wait(10)
+    # The first call had the bridge's own loop, which is free now; the second still runs another one.
+    go["/first"].set()
+    threads["/first"].join(10)
+    bounded(bridge.close)
+    go["/second"].set()
+    threads["/second"].join(10)
+    assert answers == {"/first": 200, "/second": 200}
+    assert [loop.is_closed() for loop in loops] == [True, True]
+
+
 async def waits(receive: Receive, send: Send) -> None:
     await asyncio.Event().wait()
 
@@ -786,9 +838,13 @@ async def streams(receive: Receive, send: Send) -> None:
         await asyncio.sleep(0)
 
 
+# Ends what nothing else can end, so that a test that fails does not keep the machine busy.
+over = threading.Event()
+
+
 async def streams_without_a_pause(receive: Receive, send: Send) -> None:
     await send(START)
-    while True:
+    while not over.is_set():
         await send({**PART, "body": b""})
 
 
@@ -822,11 +878,30 @@ def test_deadline(work: Work) -> None:
         await (work(receive, send) if late else respond(send))
 
     bridge = serve(http_app(once), deadline_ms="60")
-    missed = answer(bounded(lambda: bridge(event())))
+    over.clear()
+    try:
+        missed = answer(bounded(lambda: bridge(event())))
+    finally:
+        over.set()
     assert (missed.status, missed.body) == (504, b"Gateway Timeout")
     late = False
     assert answer(bounded(lambda: bridge(event()))) == (200, {}, b"ok")
     bounded(bridge.close)
+
+
+def test_deadline_of_a_thread() -> None:
+    """An app that waits for a thread of its own, which cannot be cancelled, is answered 504 and can be closed."""
+    go = threading.Event()
+
+    async def work(receive: Receive, send: Send) -> None:
+        await asyncio.to_thread(go.wait, HANG_S)
+
+    bridge = serve(http_app(work), deadline_ms="60")
+    try:
+        assert answer(bounded(lambda: bridge(event()), 10)).status == 504
+        bounded(bridge.close, 10)
+    finally:
+        go.set()
 
 
 def test_deadline_of_background_work() -> None:

@@ -59,7 +59,7 @@ def read_body(self: BaseHTTPRequestHandler) -> bytes:
 
 
 VERSIONS = ["HTTP/1.0", "HTTP/1.1"]
-BODIES: dict[str, tuple[dict[str, object], bytes]] = {
+BODIES: dict[str, tuple[dict[str, Any], bytes]] = {
     "none": ({}, b""),
     "text": ({"body": "hello"}, b"hello"),
     "content-length": ({"body": "hello", "headers": {"content-length": "5"}}, b"hello"),
@@ -75,7 +75,7 @@ BODIES: dict[str, tuple[dict[str, object], bytes]] = {
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(("more", "expected"), BODIES.values(), ids=BODIES.keys())
-def test_request_body(more: dict[str, object], expected: bytes, version: str) -> None:
+def test_request_body(more: dict[str, Any], expected: bytes, version: str) -> None:
     """A handler of either version of HTTP reads the body and answers with it, on a connection kept alive or not."""
     app = handler(lambda self: reply(self, read_body(self)), protocol_version=version)
     with serve(app) as bridge:
@@ -339,7 +339,7 @@ def test_own_constructor() -> None:
             steps.append("finish")
 
     class Handler(Base):
-        def do_GET(self) -> None:  # noqa: N802 - the name http.server calls
+        def do_GET(self) -> None:
             reply(self, self.greeting)
 
     with serve(Handler) as bridge:

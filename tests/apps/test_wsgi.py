@@ -179,12 +179,20 @@ def test_environ_types() -> None:
     required = {"REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "SERVER_NAME", "SERVER_PORT"}
     assert required < environ.keys()
     # Of CGI, and what servers add to it; an undotted key of ours could be anybody's.
-    known = {*required, "SERVER_PROTOCOL", "REMOTE_ADDR", "REMOTE_PORT", "CONTENT_TYPE", "CONTENT_LENGTH", "REQUEST_URI"}
+    known = {
+        *required,
+        "SERVER_PROTOCOL",
+        "REMOTE_ADDR",
+        "REMOTE_PORT",
+        "CONTENT_TYPE",
+        "CONTENT_LENGTH",
+        "REQUEST_URI",
+    }
     ours = {key for key in environ if "." not in key and not key.startswith("HTTP_")} - known
     assert ours <= {"RAW_URI", "REMOTE_HOST", "GATEWAY_INTERFACE", "SERVER_SOFTWARE"}
 
 
-BODIES: dict[str, tuple[dict[str, object], bytes]] = {
+BODIES: dict[str, tuple[dict[str, Any], bytes]] = {
     "none": ({}, b""),
     "text": ({"body": "hello"}, b"hello"),
     "content-length": ({"body": "hello", "headers": {"content-length": "5"}}, b"hello"),
@@ -194,7 +202,7 @@ BODIES: dict[str, tuple[dict[str, object], bytes]] = {
 
 
 @pytest.mark.parametrize(("more", "expected"), BODIES.values(), ids=BODIES.keys())
-def test_request_body(more: dict[str, object], expected: bytes) -> None:
+def test_request_body(more: dict[str, Any], expected: bytes) -> None:
     """CONTENT_LENGTH is what can be read, and reading ends with the body."""
     recorder = Recorder()
     with serve(recorder) as bridge:
@@ -204,7 +212,7 @@ def test_request_body(more: dict[str, object], expected: bytes) -> None:
 
 
 @pytest.mark.parametrize("more", [{"body": "hello!"}, {"body": "hell"}], ids=["longer", "shorter"])
-def test_request_body_of_another_length(more: dict[str, object]) -> None:
+def test_request_body_of_another_length(more: dict[str, Any]) -> None:
     """A body that is longer or shorter than its content-length is a 400, and the app is not called."""
     recorder = Recorder()
     with serve(recorder) as bridge:

@@ -55,7 +55,7 @@ def bridge(recorder: Recorder) -> Iterator[Bridge]:
         yield made
 
 
-BODIES = {
+BODIES: dict[str, tuple[dict[str, Any], bytes]] = {
     "text": ({"body": "naïve ☃"}, "naïve ☃".encode()),
     "text that looks like base64": ({"body": "aGVsbG8="}, b"aGVsbG8="),
     "base64": ({"body": "aGVs/wA=", "encoding": "base64"}, b"hel\xff\x00"),
@@ -70,7 +70,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize(("payload", "expected"), BODIES.values(), ids=BODIES.keys())
-def test_request_body(bridge: Bridge, recorder: Recorder, payload: dict[str, object], expected: bytes) -> None:
+def test_request_body(bridge: Bridge, recorder: Recorder, payload: dict[str, Any], expected: bytes) -> None:
     """The app gets the bytes of the body, however they are written and if there are none."""
     assert answer(bridge(event("POST", **payload))).status == 200
     assert recorder.body == expected
@@ -284,7 +284,7 @@ def test_event_error_keeps_secrets(bridge: Bridge) -> None:
     assert "hunter2" not in str(raised.value)
 
 
-BROKEN: dict[str, dict[str, object]] = {
+BROKEN: dict[str, dict[str, Any]] = {
     "base64 of other signs": {"body": "%%%%", "encoding": "base64"},
     "base64 too short": {"body": "a", "encoding": "base64"},
     "base64 without padding": {"body": "aGk", "encoding": "base64"},
@@ -322,7 +322,10 @@ BROKEN: dict[str, dict[str, object]] = {
     "content-length without a body": {"headers": {"content-length": "5"}},
     "content-length in characters, not bytes": {"headers": {"content-length": "1"}, "body": "é"},
     "two content-lengths": {"headers": {"content-length": ["5", "6"]}, "body": "hello"},
-    "two content-lengths in two spellings": {"headers": {"content-length": "5", "Content-Length": "6"}, "body": "hello"},
+    "two content-lengths in two spellings": {
+        "headers": {"content-length": "5", "Content-Length": "6"},
+        "body": "hello",
+    },
     "content-length with a sign": {"headers": {"content-length": "+5"}, "body": "hello"},
     "content-length with an underscore": {"headers": {"content-length": "0_5"}, "body": "hello"},
     "content-length below zero": {"headers": {"content-length": "-5"}, "body": "hello"},
@@ -395,7 +398,7 @@ def test_any_event(echo: tuple[Bridge, Recorder], any_event: object) -> None:
 
 
 NAMES = st.text("!#$%&'*+-.^_`|~" + ascii_letters + digits, min_size=1, max_size=12)
-VALUES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_categories=("Cc",)), max_size=20)
+VALUES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_categories=["Cc"]), max_size=20)
 
 
 @settings(deadline=None, max_examples=150)

@@ -49,6 +49,8 @@ class AsgiApp:
         # A loop runs in one thread at a time. Whoever finds this one taken (another thread's call, or a call
         # from inside the app) runs a spare loop: it could wait for ever for its own caller.
         self._loop_is_taken = threading.Lock()
+        # Set by a stop() that could not have the loop: whoever has it stops the app when it is done.
+        self._stop_later_s: float | None = None
         self._spares: list[asyncio.AbstractEventLoop] = []
 
     def start(self) -> bool:
@@ -90,8 +92,10 @@ class AsgiApp:
             ShutdownError: The app's shutdown failed.
         """
         loop = self._loop
-        if loop is None or not self._loop_is_taken.acquire(timeout=timeout_s):
-            # An invocation holds the loop for longer than the platform waits.
+        if loop is None:
+            return
+        if not self._loop_is_taken.acquire(timeout=timeout_s):
+            self._stop_later_s = timeout_s
             return
         self._loop = None
         try:
@@ -104,15 +108,29 @@ class AsgiApp:
             self._loop_is_taken.release()
 
     def _serve(self, exchange: _Exchange, context: contextvars.Context) -> None:
-        loop, taken = self._loop, self._loop_is_taken.acquire(blocking=False)
-        if loop is None or not taken:
-            loop = self._spares.pop() if self._spares else asyncio.new_event_loop()
+        if not self._loop_is_taken.acquire(blocking=False):
+            self._serve_aside(exchange, context)
+            return
+        try:
+            if self._loop is None:
+                self._serve_aside(exchange, context)
+            else:
+                self._run(self._loop, exchange.run(self._app), context, exchange)
+        finally:
+            exchange.closed = True
+            self._loop_is_taken.release()
+            if self._stop_later_s is not None:
+                self.stop(self._stop_later_s)
+
+    def _serve_aside(self, exchange: _Exchange, context: contextvars.Context) -> None:
+        loop = self._spares.pop() if self._spares else asyncio.new_event_loop()
         try:
             self._run(loop, exchange.run(self._app), context, exchange)
         finally:
             exchange.closed = True
-            if taken:
-                self._loop_is_taken.release()
+            if self._loop is None:
+                # Stopped meanwhile: nobody else will close it.
+                _close(loop)
             else:
                 self._spares.append(loop)
 
@@ -189,6 +207,10 @@ class _Exchange:
     async def send(self, message: dict[str, Any]) -> None:
         if self.closed:
             raise OSError("cannot send: this request was answered without the app")
+        deadline_ns = self.invocation.deadline_ns
+        if deadline_ns is not None and time.monotonic_ns() >= deadline_ns:
+            # An app that streams without a pause never lets the loop see that its time is over.
+            await asyncio.sleep(0)
         try:
             self._take(message)
         except AppProtocolError as error:
@@ -266,6 +288,8 @@ async def _until_deadline(task: asyncio.Task[None], exchange: _Exchange) -> None
     await asyncio.wait((task,), timeout=max(left_s, 0.0))
     if not task.done():
         exchange.timed_out = True
+        # What it answers from now on comes too late; an answer that is complete is one, with work behind it.
+        exchange.closed = not exchange.complete
         task.cancel()
         await asyncio.wait((task,), timeout=_CANCEL_GRACE_S)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from tracedbridge.messages import Invocation, Request
 
 __all__ = ("HttpServerApp",)
+
+# Without it http.client takes what there is for all headers.
+_END_OF_HEAD = re.compile(rb"\n\r?\n").search
 
 
 class HttpServerApp:
@@ -47,6 +51,10 @@ class HttpServerApp:
         if _is_stock(handler, "log_message"):
             # The stock one writes to stderr; these lines belong to the invocation's line in our log.
             handler.log_message = _to(invocation)  # type: ignore[method-assign]
+        if _is_stock(handler, "handle"):
+            # One event is one request: a body left unread must not be taken for the next.
+            handler.close_connection = True
+            handler.handle = handler.handle_one_request  # type: ignore[method-assign]
         server = _Server(request)
         # All of it happens in the constructor: setup(), handle(), finish().
         handler.__init__(connection, (request.client or "", 0), server)  # type: ignore[misc]  # seen as a socket and a server
@@ -159,6 +167,8 @@ def _from_bytes(written: bytes, method: str) -> Response:
     wire = _Wire(written)
     try:
         while True:
+            if not _END_OF_HEAD(written, wire.tell()):
+                raise AppProtocolError("the handler wrote half a head: no empty line ends it")
             answer = http.client.HTTPResponse(wire, method=method)  # type: ignore[arg-type]  # all it calls is there
             answer.begin()
             if answer.status >= 200:

@@ -156,7 +156,7 @@ def _environ(request: Request) -> dict[str, Any]:
         "REQUEST_METHOD": request.method,
         "SCRIPT_NAME": "",
         # latin-1 of the bytes: PEP 3333, "Unicode Issues".
-        "PATH_INFO": unquote_to_bytes(request.raw_path).decode("latin-1") if "%" in raw_path else raw_path,
+        "PATH_INFO": _path_info(raw_path),
         "QUERY_STRING": query,
         # Not of PEP 3333, but what gunicorn and werkzeug give, verbatim.
         "REQUEST_URI": target,
@@ -188,6 +188,13 @@ def _environ(request: Request) -> dict[str, Any]:
         # The platform has undone it; the whole body's length is known.
         environ["CONTENT_LENGTH"] = str(len(request.body))
     return environ
+
+
+def _path_info(raw_path: str) -> str:
+    if raw_path == "*":
+        # `OPTIONS *` asks about the server: there is no path, and PATH_INFO must begin with a slash or be empty.
+        return ""
+    return unquote_to_bytes(raw_path).decode("latin-1") if "%" in raw_path else raw_path
 
 
 # The same few names come with every event.

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from tracedbridge.errors import EventError
 
 if TYPE_CHECKING:
     from tracedbridge.messages import Event, EventFormat
 
-__all__ = ("FORMATS", "format_of")
+__all__ = ("FORMATS", "format_of", "load_formats")
 
 # A new format is one module and one line here.
 FORMATS = ("tracedbridge.events.vercel",)
-_loaded: list[Any] = []
+
+
+@cache
+def load_formats() -> tuple[EventFormat, ...]:
+    """Import all formats and return them."""
+    return tuple(cast("EventFormat", import_module(name)) for name in FORMATS)
 
 
 def format_of(event: Event) -> EventFormat:
@@ -24,12 +30,9 @@ def format_of(event: Event) -> EventFormat:
     Raises:
         EventError: No format knows the event.
     """
-    if not _loaded:
-        _loaded.extend(map(import_module, FORMATS))
-    for event_format in _loaded:
+    for event_format in load_formats():
         if event_format.matches(event):
-            found: EventFormat = event_format
-            return found
+            return event_format
     raise EventError(f"cannot read event {_describe(event)}: expected a Vercel event, {{'body': '<JSON text>'}}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections import deque
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -219,11 +220,9 @@ class _Server(ThreadedWSGIServer):
         """Let every connection read what it has got and then the end, and write its answer."""
         with self._open_lock:
             for connection in self._open:
-                try:
+                # A client may have gone already.
+                with suppress(OSError):
                     connection.shutdown(socket.SHUT_RD)
-                except OSError:
-                    # The client has gone already.
-                    continue
 
     def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 - the name it has in werkzeug
         """Say nothing: this is somebody's terminal."""

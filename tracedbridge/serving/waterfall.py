@@ -265,8 +265,11 @@ class _Page:
     def _fitted_name(self, row: _Row) -> str:
         from rich.cells import cell_len, set_cell_size
 
+        name = self._name(row)
+        if cell_len(name) <= self._names:
+            return set_cell_size(name, self._names)
         # Half of the column at most is indentation: a deep span still has a name.
-        name = "  " * min(row.depth, self._names // 4) + self._plain(row.span.name)
+        name = name[2 * max(row.depth - self._names // 4, 0) :]
         if cell_len(name) <= self._names:
             return set_cell_size(name, self._names)
         more = "..." if self._ascii else "…"

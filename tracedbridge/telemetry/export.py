@@ -167,6 +167,7 @@ class Sink:
     def end(self) -> None:
         if self._thread is not None:
             self._jobs.put(None)
+            self._thread = None
 
     def _work(self) -> None:
         # What the exporters do themselves (HTTP calls, log lines) is not the app's to see.
@@ -221,6 +222,7 @@ class Export:
         # Signal and outcome ("" is sent) → number of items, since the last look.
         self._counts: dict[tuple[Signal, Outcome], int] = {}
         self._lock = threading.Lock()
+        self._closed = False
         for sink in self._sinks:
             sink.count = self._count
 
@@ -242,10 +244,14 @@ class Export:
                 break
         for sink in waiting:
             sink.leave()
+        if self._closed:
+            # An invocation that outlived close(): no thread is left waiting for another.
+            self.close()
         return time.monotonic_ns() - begun_ns
 
     def close(self) -> None:
         """End the threads, once they are done with what they do."""
+        self._closed = True
         for sink in self._sinks:
             sink.end()
 

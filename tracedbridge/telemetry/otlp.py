@@ -295,7 +295,10 @@ def decode(signal: Signal, body: bytes, *, content_type: str, content_encoding: 
     except DecodeError:
         raise
     except Exception as error:  # the parsers promise one class and raise others: RecursionError, TypeError
-        reason = " ".join(str(error).split())[:_MAX_REASON_CHARS]
+        reason = " ".join(str(error).split())
+        if len(reason) > _MAX_REASON_CHARS:
+            # The end names the field, after a prefix for each level above it.
+            reason = f"… {reason[-_MAX_REASON_CHARS:]}"
         raise DecodeError(400, f"could not decode {signal}: {type(error).__name__}: {reason}") from error
 
 

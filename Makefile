@@ -1,0 +1,33 @@
+# Two commands for everybody: `make demo` and `make test`. PYTHON may name another interpreter (3.11 or later).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check soak bench clean
+
+# Installs into a new .venv and shows one cold and two warm invocations of the FastAPI example.
+demo:
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet '.[cli]' -r examples/fastapi/requirements.txt
+	$(BIN)/tracedbridge invoke examples/fastapi/index.py GET /items/3 --repeat 3
+
+# Installs and runs everything that CI runs: checks, the whole suite, the other Pythons, the lowest dependencies.
+test:
+	$(PYTHON) tests/matrix.py
+
+# Only the whole suite on one Python, for a developer at work.
+check:
+	$(PYTHON) tests/matrix.py --only main
+
+# The long form of the tests that CI runs small.
+soak:
+	TRACEDBRIDGE_TEST_SOAK=1 $(PYTHON) tests/matrix.py --only main
+
+bench:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev,bench]'
+	$(BIN)/python benchmarks/warm.py
+
+clean:
+	rm -rf .venv .venvs .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
