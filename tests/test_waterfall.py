@@ -252,7 +252,7 @@ def test_ascii_is_enough() -> None:
     assert [line.rstrip() for line in lines[1:]] == [
         r"GET /\xe9                      #######################  1.00 ms  error",
         "  y                            #                           0 ms",
-        "  xxxxxxxxxxxxxxxxxxxxxxxx...             ###           100 us",
+        "  xxxxxxxxxxxxxxxxxxxxxxxx...             ###            100 us",
     ]
 
 

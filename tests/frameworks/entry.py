@@ -37,10 +37,12 @@ def through_vc_handler(
         folder: An empty one to work in.
 
     Returns:
-        What ``vc_handler`` returned, and the log lines from stdout, all of them JSON.
+        What ``vc_handler`` returned, and the log lines from stdout that are JSON; Sanic writes others there.
     """
     asked, answered = folder / "events.json", folder / "answers.json"
     asked.write_text(json.dumps(events))
     ran = run_python("-c", _LAUNCHER, str(asked), str(answered), cwd=folder, app=app, telemetry="on")
     assert ran.returncode == 0, ran.stderr
-    return json.loads(answered.read_text()), [json.loads(line) for line in ran.stdout.splitlines()]
+    return json.loads(answered.read_text()), [
+        json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")
+    ]

@@ -111,14 +111,13 @@ class _Exchange:
 
     def read(self, chunks: Iterable[bytes]) -> None:
         for chunk in chunks:
-            if not chunk:
-                continue
-            self.writing = True
-            self._take(chunk)
-            if self.limit is not None and self.size >= self.limit:
-                # PEP 3333: a server stops iterating when it has all that content-length announces.
-                self.body = [b"".join(self.body)[: self.limit]]
-                break
+            if chunk:
+                self.writing = True
+                self._take(chunk)
+                if self.limit is not None and self.size >= self.limit:
+                    # PEP 3333: a server stops iterating when it has all that content-length announces.
+                    self.body = [b"".join(self.body)[: self.limit]]
+                    break
         self.invocation.answered_ns = time.monotonic_ns()
 
     def _take(self, data: bytes) -> None:
@@ -143,9 +142,12 @@ def _code(status: str) -> int | None:
 
 def _content_length(headers: Headers) -> int | None:
     for name, value in headers:
-        if len(name) == 14 and name.lower() == b"content-length" and value.isdigit():
+        if len(name) == _LENGTH_OF_NAME and name.lower() == b"content-length" and value.isdigit():
             return int(value)
     return None
+
+
+_LENGTH_OF_NAME = len(b"content-length")
 
 
 def _environ(request: Request) -> dict[str, Any]:
@@ -176,15 +178,14 @@ def _environ(request: Request) -> dict[str, Any]:
     if request.client is not None:
         environ["REMOTE_ADDR"] = request.client
     for raw_name, raw_value in request.headers:
-        key = _key(raw_name)
-        value = raw_value.decode("latin-1")
-        if key is None:
-            continue
-        if key in environ and key.startswith("HTTP_"):
-            environ[key] += ("; " if key == "HTTP_COOKIE" else ",") + value
-        else:
-            environ[key] = value
-    if environ.pop("HTTP_TRANSFER_ENCODING", None):
+        key = _keys.get(raw_name) or _key(raw_name)
+        if key not in environ:
+            environ[key] = raw_value.decode("latin-1")
+        elif key.startswith("HTTP_"):
+            environ[key] += ("; " if key == "HTTP_COOKIE" else ",") + raw_value.decode("latin-1")
+    environ.pop(_SHADOW, None)
+    if "HTTP_TRANSFER_ENCODING" in environ:
+        del environ["HTTP_TRANSFER_ENCODING"]
         # The platform has undone it; the whole body's length is known.
         environ["CONTENT_LENGTH"] = str(len(request.body))
     return environ
@@ -198,9 +199,19 @@ def _path_info(raw_path: str) -> str:
 
 
 # The same few names come with every event.
-@lru_cache(maxsize=512)
-def _key(raw_name: bytes) -> str | None:
-    if raw_name in (b"content-type", b"content-length"):
-        return raw_name.decode("ascii").upper().replace("-", "_")
-    # `x_y` would become HTTP_X_Y, which is `x-y`.
-    return None if b"_" in raw_name else "HTTP_" + raw_name.decode("latin-1").upper().replace("-", "_")
+_keys: dict[bytes, str] = {}
+_MAX_KEYS = 512
+
+# Where headers go that have no key: `x_y` would become HTTP_X_Y, which is `x-y`.
+_SHADOW = "tracedbridge.shadow"
+
+
+def _key(raw_name: bytes) -> str:
+    key = raw_name.decode("latin-1").upper().replace("-", "_")
+    if b"_" in raw_name:
+        key = _SHADOW
+    elif raw_name not in (b"content-type", b"content-length"):
+        key = "HTTP_" + key
+    if len(_keys) < _MAX_KEYS:
+        _keys[raw_name] = key
+    return key

@@ -19,7 +19,7 @@ def json() -> dict[str, list[int | str | None]]:
 
 
 def echo() -> dict[str, object]:
-    headers = ("X-One", "X-Empty", "X-List", "X-Spaces", "X-Many", "Host", "Content-Length")
+    headers = ("X-One", "X-Empty", "X-List", "X-Spaces", "X-Many", "Host")
     return {
         "method": request.method,
         "url": request.url,
@@ -27,6 +27,7 @@ def echo() -> dict[str, object]:
         "query": request.query_string,
         "arguments": list(request.query.decode().allitems()),
         "headers": {name: request.headers.get(name) for name in headers},
+        "length": request.content_length,
         "cookies": dict(request.cookies),
         "client": request.remote_addr,
         "body": request.body.read().hex(),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 
 from django.conf import settings  # type: ignore[import-untyped]  # Django has no type hints
 from django.core.asgi import get_asgi_application  # type: ignore[import-untyped]  # as above
+from django.core.handlers.asgi import ASGIRequest  # type: ignore[import-untyped]  # as above
 from django.core.wsgi import get_wsgi_application  # type: ignore[import-untyped]  # as above
 from django.http import (  # type: ignore[import-untyped]  # as above
     HttpRequest,
@@ -78,10 +79,14 @@ def large(request: HttpRequest) -> HttpResponse:
 
 
 def stream(request: HttpRequest) -> HttpResponse:
-    def parts() -> Iterator[str]:
-        yield from ("one\n", "", "two\n", "\N{SNAKE}")
+    parts = ("one\n", "", "two\n", "\N{SNAKE}")
 
-    return StreamingHttpResponse(parts(), content_type="text/plain")
+    async def awaited() -> AsyncIterator[str]:
+        for part in parts:
+            yield part
+
+    # Django warns of an iterator of the other kind.
+    return StreamingHttpResponse(awaited() if isinstance(request, ASGIRequest) else parts, content_type="text/plain")
 
 
 def cookies(request: HttpRequest) -> HttpResponse:

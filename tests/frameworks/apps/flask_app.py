@@ -28,7 +28,9 @@ def echo() -> Response:
             "path": request.full_path,
             "query": request.query_string.decode(),
             "arguments": list(request.args.items(multi=True)),
-            "headers": sorted(pair for pair in request.headers.items() if pair[0].startswith(("X-", "Host", "Content-"))),
+            "headers": sorted(
+                pair for pair in request.headers.items() if pair[0].startswith(("X-", "Host", "Content-"))
+            ),
             "cookies": request.cookies,
             "client": request.remote_addr,
             "root": request.root_path,

@@ -28,7 +28,9 @@ async def echo(request: Request) -> HTTPResponse:
             "path": request.path,
             "query": request.query_string,
             "arguments": request.get_query_args(keep_blank_values=True),
-            "headers": sorted(pair for pair in request.headers.items() if pair[0].startswith(("x-", "host", "content-"))),
+            "headers": sorted(
+                pair for pair in request.headers.items() if pair[0].startswith(("x-", "host", "content-"))
+            ),
             "cookies": {name: request.cookies.getlist(name) for name in request.cookies},
             "client": request.ip,
             "body": request.body.hex(),

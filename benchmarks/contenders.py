@@ -1,0 +1,288 @@
+"""
+Everything that is measured: a contender makes one warm call of one minimal app, in a process of its own.
+
+Run by `warm.py` as ``contenders.py NAME ENDPOINT``: it prints a line when it is warm; on each number on stdin it makes
+so many calls and prints the nanoseconds they took together; when its stdin ends, it closes what it has open.
+Own processes, because two telemetry stacks in one would share global providers, log handlers and garbage collection.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from http.server import BaseHTTPRequestHandler
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = ("CONTENDERS", "WARM_UP_CALLS", "Contender")
+
+# Enough for every cache and lazy import; never measured.
+WARM_UP_CALLS = 100
+
+HEADERS = {
+    "host": "example.com",
+    "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+    "accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+    "accept-encoding": "gzip, deflate, br",
+    "x-forwarded-for": "203.0.113.7",
+    "x-forwarded-proto": "https",
+    "x-forwarded-port": "443",
+}
+
+# What Vercel hands over for `GET /hello?a=1`, and what API Gateway does for the same request.
+VERCEL_EVENT = {
+    "Action": "Invoke",
+    "body": json.dumps({"method": "GET", "host": "example.com", "path": "/hello?a=1", "headers": HEADERS}),
+}
+APIGW_EVENT = {
+    "version": "2.0",
+    "routeKey": "$default",
+    "rawPath": "/hello",
+    "rawQueryString": "a=1",
+    "headers": HEADERS,
+    "requestContext": {
+        "accountId": "123456789012",
+        "apiId": "api-id",
+        "domainName": "example.com",
+        "http": {
+            "method": "GET",
+            "path": "/hello",
+            "protocol": "HTTP/1.1",
+            "sourceIp": "203.0.113.7",
+            "userAgent": HEADERS["user-agent"],
+        },
+        "requestId": "id",
+        "routeKey": "$default",
+        "stage": "$default",
+    },
+    "isBase64Encoded": False,
+}
+
+_BODY = b"Hello, world!\n"
+
+
+async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
+    """Answer every request with the same text."""
+    if scope["type"] != "http":
+        raise NotImplementedError(scope["type"])
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": _BODY})
+
+
+def wsgi_app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Answer every request with the same text."""
+    start_response("200 OK", [("content-type", "text/plain; charset=utf-8")])
+    return [_BODY]
+
+
+class HandlerApp(BaseHTTPRequestHandler):
+    """Answers every GET with the same text."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/plain; charset=utf-8")
+        self.send_header("content-length", str(len(_BODY)))
+        self.end_headers()
+        self.wfile.write(_BODY)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name that it has in http.server
+        """Say nothing: the peer would write each request to stderr."""
+
+
+class Running(NamedTuple):
+    """A contender that is ready."""
+
+    call: Callable[[], dict[str, Any]]
+    close: Callable[[], None]
+
+
+class Contender(NamedTuple):
+    """One thing to measure."""
+
+    title: str
+    make: Callable[[], Running]
+    environ: dict[str, str]
+    needs: str = ""
+
+
+def _nothing() -> None:
+    return None
+
+
+def _tracedbridge(app: Any, kind: Any) -> Callable[[], Running]:
+    def make() -> Running:
+        from tracedbridge import create_bridge
+
+        bridge = create_bridge(app, kind=kind)
+        return Running(lambda: bridge(VERCEL_EVENT, None), bridge.close)
+
+    return make
+
+
+def _mangum() -> Running:
+    from mangum import Mangum
+
+    handler: Any = Mangum(asgi_app, lifespan="off")
+    context: Any = None
+    return Running(lambda: handler(APIGW_EVENT, context), _nothing)
+
+
+def _apig_wsgi() -> Running:
+    from apig_wsgi import make_lambda_handler
+
+    handler = make_lambda_handler(wsgi_app)
+    return Running(lambda: handler(APIGW_EVENT, None), _nothing)
+
+
+def _vercel_runtime() -> Running:
+    """Load vercel-runtime as its own trampoline does, where there is no IPC socket."""
+    with tempfile.TemporaryDirectory() as folder:
+        entry = Path(folder, "bench_entry.py")
+        entry.write_text("from contenders import HandlerApp as handler\n")
+        os.environ.pop("VERCEL_IPC_PATH", None)
+        os.environ["__VC_HANDLER_ENTRYPOINT"] = entry.name
+        os.environ["__VC_HANDLER_ENTRYPOINT_ABS"] = str(entry)
+        os.environ["__VC_HANDLER_MODULE_NAME"] = entry.stem
+        os.environ["__VC_HANDLER_VARIABLE_NAME"] = "handler"
+        vc_handler = import_module("vercel_runtime.vc_init").vc_handler
+        return Running(lambda: vc_handler(VERCEL_EVENT, None), _nothing)
+
+
+def _mangum_with_sdk(*, flushed: bool) -> Callable[[], Running]:
+    """
+    Return what makes Mangum with all that the SDK and contrib offer for the same three signals.
+
+    The log record goes straight to the SDK's logger: what a logging handler would add is not counted.
+    """
+
+    def make() -> Running:
+        import math
+
+        from mangum import Mangum
+        from opentelemetry import trace
+        from opentelemetry._logs import LogRecord, SeverityNumber
+        from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+        from opentelemetry.sdk._logs import LoggerProvider
+        from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        tracers = TracerProvider()
+        tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        reader = PeriodicExportingMetricReader(OTLPMetricExporter(), export_interval_millis=math.inf)
+        meters = MeterProvider([reader])
+        loggers = LoggerProvider()
+        loggers.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
+        trace.set_tracer_provider(tracers)
+        logger = loggers.get_logger("bench")
+
+        async def logging_app(scope: Any, receive: Any, send: Any) -> None:
+            await asgi_app(scope, receive, send)
+            logger.emit(
+                LogRecord(
+                    timestamp=time.time_ns(),
+                    observed_timestamp=time.time_ns(),
+                    severity_text="INFO",
+                    severity_number=SeverityNumber.INFO,
+                    body="invocation",
+                    attributes={"method": scope["method"], "path": scope["path"], "status": 200},
+                )
+            )
+
+        instrumented: Any = OpenTelemetryMiddleware(logging_app, tracer_provider=tracers, meter_provider=meters)
+        handler: Any = Mangum(instrumented, lifespan="off")
+        context: Any = None
+
+        def call() -> dict[str, Any]:
+            answer: dict[str, Any] = handler(APIGW_EVENT, context)
+            if flushed:
+                tracers.force_flush()
+                meters.force_flush()
+                loggers.force_flush()
+            return answer
+
+        def close() -> None:
+            for provider in (tracers, meters, loggers):
+                # A reader with an infinite interval collects nothing when it is shut down.
+                provider.force_flush()
+                provider.shutdown()
+
+        return Running(call, close)
+
+    return make
+
+
+_OFF = {"TRACEDBRIDGE_TELEMETRY": "off"}
+_RENDERED = {"TRACEDBRIDGE_FLUSH_TIMEOUT_MS": "0"}
+_EXPORTED = {"TRACEDBRIDGE_FLUSH_TIMEOUT_MS": "500"}
+# The same new HTTP names as ours.
+_SDK = {"OTEL_SEMCONV_STABILITY_OPT_IN": "http", "OTEL_SERVICE_NAME": "bench"}
+
+CONTENDERS = {
+    "asgi-off": Contender("tracedbridge, ASGI, telemetry off", _tracedbridge(asgi_app, "asgi"), _OFF),
+    "wsgi-off": Contender("tracedbridge, WSGI, telemetry off", _tracedbridge(wsgi_app, "wsgi"), _OFF),
+    "handler-off": Contender(
+        "tracedbridge, handler class, telemetry off", _tracedbridge(HandlerApp, "http_server"), _OFF
+    ),
+    "asgi-rendered": Contender("tracedbridge, ASGI, rendered", _tracedbridge(asgi_app, "asgi"), _RENDERED),
+    "wsgi-rendered": Contender("tracedbridge, WSGI, rendered", _tracedbridge(wsgi_app, "wsgi"), _RENDERED),
+    "handler-rendered": Contender(
+        "tracedbridge, handler class, rendered", _tracedbridge(HandlerApp, "http_server"), _RENDERED
+    ),
+    "asgi-exported": Contender("tracedbridge, ASGI, exported", _tracedbridge(asgi_app, "asgi"), _EXPORTED),
+    "mangum": Contender('Mangum(lifespan="off")', _mangum, {}, "mangum"),
+    "apig-wsgi": Contender("apig-wsgi", _apig_wsgi, {}, "apig_wsgi"),
+    "vercel-runtime": Contender("vercel-runtime vc_handler", _vercel_runtime, {}, "vercel_runtime"),
+    "mangum-rendered": Contender(
+        "Mangum, SDK, contrib middleware, unflushed", _mangum_with_sdk(flushed=False), _SDK, "mangum"
+    ),
+    "mangum-exported": Contender(
+        "Mangum, SDK, contrib middleware, force-flushed", _mangum_with_sdk(flushed=True), _SDK, "mangum"
+    ),
+}
+
+
+def _check(answer: dict[str, Any]) -> None:
+    """Fail unless the app has answered: what does not work is not fast."""
+    if answer["statusCode"] != 200 or answer["body"].encode() != _BODY:
+        raise SystemExit(f"wrong answer: {answer}")
+
+
+def main() -> None:
+    """Measure one contender, as told on stdin."""
+    name, endpoint = sys.argv[1:]
+    # Log lines of the contenders go to stdout as usual, but not between our numbers.
+    numbers = os.fdopen(os.dup(1), "w", buffering=1)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    contender = CONTENDERS[name]
+    os.environ.update(contender.environ, OTEL_EXPORTER_OTLP_ENDPOINT=f"{endpoint}/{name}")
+    # `contenders`, for what imports the apps of this file by name.
+    sys.modules.setdefault("contenders", sys.modules["__main__"])
+    call, close = contender.make()
+    for _ in range(WARM_UP_CALLS):
+        _check(call())
+    print("warm", file=numbers)
+    for line in sys.stdin:
+        calls = range(int(line))
+        begun_ns = time.perf_counter_ns()
+        for _ in calls:
+            call()
+        print(time.perf_counter_ns() - begun_ns, file=numbers)
+    _check(call())
+    close()
+
+
+if __name__ == "__main__":
+    main()
