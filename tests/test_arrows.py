@@ -24,7 +24,7 @@ LAYERS = (
     ("events", "apps", "platforms", "loading"),
     ("answers", "kinds", "untraced"),
     ("messages", "settings", "boot"),
-    ("errors",),
+    ("errors", "headers"),
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 TELEMETRY_LIBRARIES = ("opentelemetry", "structlog", "google", "grpc", "requests")

@@ -49,10 +49,11 @@ async def app(scope, receive, send):
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment without any configuration of telemetry or terminals, plus ``settings``."""
+    """Return this process's environment without any configuration of telemetry or streams, plus ``settings``."""
     ours = ("TRACEDBRIDGE_", "OTEL_", "VERCEL")
-    terminal = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE")
-    environ = {name: value for name, value in os.environ.items() if not name.startswith((*ours, *terminal))}
+    # Unbuffered, as in many containers, what is written comes out in order by itself.
+    streams = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "PYTHONUNBUFFERED")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith((*ours, *streams))}
     environ["PYTHONPATH"] = str(Path(tracedbridge.__file__).parents[1])
     return {**environ, "TRACEDBRIDGE_TELEMETRY": "off", **settings}
 
@@ -72,11 +73,20 @@ def run(
     )
 
 
+# A test run in the background ignores Ctrl-C and passes that on to what it starts.
+LISTENING = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from tracedbridge.cli import main
+sys.exit(main())
+"""
+
+
 @contextmanager
 def running(cwd: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``tracedbridge`` while the block runs."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tracedbridge", *arguments],
+        [sys.executable, "-c", LISTENING, *arguments],
         cwd=cwd,
         env=environment({}),
         stdin=subprocess.DEVNULL,
@@ -340,7 +350,7 @@ ASYNC_RAISES = (
 )
 
 
-@pytest.mark.parametrize(("source", "line"), [(WSGI_RAISES, 2), (ASYNC_RAISES, 4)], ids=["wsgi", "asgi"])
+@pytest.mark.parametrize(("source", "line"), [(WSGI_RAISES, 2), (ASYNC_RAISES, 3)], ids=["wsgi", "asgi"])
 def test_raised_errors_show_the_apps_traceback(tmp_path: Path, source: str, line: int) -> None:
     """With TRACEDBRIDGE_RAISE_ERRORS the app's exception ends the run, with its own frames and no other."""
     done = run(

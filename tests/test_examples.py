@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +16,7 @@ import pytest
 
 import tracedbridge
 from tests.frameworks.entry import through_vc_handler
-from tests.support import answer, event
+from tests.support import answer, event, run_python
 
 pytestmark = pytest.mark.frameworks
 
@@ -65,6 +71,10 @@ CASES = {
         Exchange("PUT", "/", 501, None, "Unsupported method", error="501"),
     ],
 }
+FOLDERS = sorted(each.name for each in EXAMPLES.iterdir() if each.is_dir())
+
+# Where a module is not named after what installs it.
+DISTRIBUTIONS = {"opentelemetry": "opentelemetry-api"}
 
 
 def run_example(app: str, exchanges: list[Exchange], folder: Path) -> tuple[list[Any], list[dict[str, Any]]]:
@@ -76,6 +86,7 @@ def run_example(app: str, exchanges: list[Exchange], folder: Path) -> tuple[list
     return through_vc_handler(str(EXAMPLES / app), events, folder)
 
 
+@pytest.mark.telemetry
 @pytest.mark.parametrize(("app", "exchanges"), CASES.items(), ids=CASES)
 def test_answers(app: str, exchanges: list[Exchange], tmp_path: Path) -> None:
     """Every route of an example answers as its code says, and leaves a log line with status, route and error."""
@@ -97,6 +108,7 @@ def test_answers(app: str, exchanges: list[Exchange], tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.telemetry
 def test_fastapi_lifespan(tmp_path: Path) -> None:
     """The lifespan of the FastAPI example is a noticeable part of its cold start, and only of that."""
     exchange = CASES["fastapi/index.py"][0]
@@ -105,6 +117,7 @@ def test_fastapi_lifespan(tmp_path: Path) -> None:
     assert "lifespan_ms" not in warm
 
 
+@pytest.mark.telemetry
 def test_fastapi_log_line(tmp_path: Path) -> None:
     """The line that the FastAPI example writes through structlog carries the ids of its invocation."""
     exchange = next(each for each in CASES["fastapi/index.py"] if each.path.startswith("/orders"))
@@ -114,11 +127,52 @@ def test_fastapi_log_line(tmp_path: Path) -> None:
     assert own["invocation_id"] == invocation["invocation_id"]
 
 
-def test_requirements_and_readme() -> None:
-    """Every example names what it needs and the command that runs it, for each of its files."""
-    folders = sorted({app.partition("/")[0] for app in CASES})
-    assert folders == sorted(each.name for each in EXAMPLES.iterdir() if each.is_dir())
-    for app in CASES:
-        folder = (EXAMPLES / app).parent
-        assert f"tracedbridge invoke examples/{app} GET " in (folder / "README.md").read_text()
-        assert "tracedbridge" in (folder / "requirements.txt").read_text().splitlines()
+def commands(folder: str) -> list[str]:
+    """Return the command lines that an example's README shows."""
+    lines = (EXAMPLES / folder / "README.md").read_text().splitlines()
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
+def invoke(command: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a ``tracedbridge`` command line of a README where its reader would, in the root of the repository."""
+    program, *arguments = shlex.split(command)
+    assert program == "tracedbridge"
+    return run_python("-m", program, *arguments, cwd=EXAMPLES.parent, **settings)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_readme(folder: str) -> None:
+    """Every command of a README runs every file of its example, and comes to a page that is there."""
+    shown = commands(folder)
+    assert {shlex.split(command)[2] for command in shown} == {
+        f"examples/{app}" for app in CASES if app.startswith(f"{folder}/")
+    }
+    for command in shown:
+        ran = invoke(command)
+        assert ran.returncode == 0, ran.stderr
+        statuses = {json.loads(line)["statusCode"] for line in ran.stdout.splitlines()}
+        assert statuses <= ({500} if "/crash" in command else {200, 201}), command
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_requirements(folder: str) -> None:
+    """What an example imports, it requires."""
+    imported: set[str] = set()
+    for file in (EXAMPLES / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                imported.add(node.module.partition(".")[0])
+    foreign = imported - sys.stdlib_module_names - {"index"}
+    required = [re.split("[<>=]", line)[0] for line in (EXAMPLES / folder / "requirements.txt").read_text().split()]
+    assert sorted(required) == sorted({DISTRIBUTIONS.get(name, name) for name in foreign} | {"tracedbridge"})
+
+
+@pytest.mark.telemetry
+def test_fastapi_trace() -> None:
+    """The waterfall of the FastAPI example shows its own span in every invocation, and the cold start in one."""
+    command = next(each for each in commands("fastapi") if "/price/" in each and "--repeat 2" in each)
+    rows = [line.split("  ") for line in invoke(command, telemetry="on").stderr.splitlines()]
+    names = Counter(next(filter(None, row), "").strip() for row in rows)
+    assert (names["cold start"], names["lifespan startup"], names["look up price"]) == (1, 1, 2)

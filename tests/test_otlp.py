@@ -352,7 +352,7 @@ def json_span(**fields: object) -> bytes:
 
 
 DEEP_VALUE: dict[str, Any] = {"intValue": 1}
-for _ in range(400):
+for _ in range(60):
     DEEP_VALUE = {"arrayValue": {"values": [DEEP_VALUE]}}
 
 

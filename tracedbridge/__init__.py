@@ -8,11 +8,11 @@ Names are resolved when they are first asked for; asking for ``vc_handler`` load
 
 from __future__ import annotations
 
-from tracedbridge import boot as _boot  # noqa: F401, I001 - first: its import is the first mark of the cold start
-
 import threading
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from tracedbridge import boot as _boot  # noqa: F401 - first: its import is the first mark of the cold start
 
 if TYPE_CHECKING:
     from tracedbridge.bridge import Bridge

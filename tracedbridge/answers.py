@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
-
 from tracedbridge.errors import AppProtocolError, BadRequestError, DeadlineError
+from tracedbridge.headers import LOWER_NAMES, is_value, lower_name
 from tracedbridge.messages import Response
-
-if TYPE_CHECKING:
-    from tracedbridge.messages import Headers
 
 __all__ = ("answer_to", "checked")
 
-# RFC 9110, 5.6.2: tchar.
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
-# CR, LF and NUL in a value are header injection; the other control characters are merely illegal.
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
+
+# RFC 9110, 7.6.1: these speak of one connection, and there is none here.
+_HOP_BY_HOP = frozenset(
+    ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
+     "transfer-encoding", "upgrade")
+)  # fmt: skip
 
 
 def checked(response: Response, method: str) -> Response:
     """
-    Return the response as it may be sent to a request of that method.
+    Return the response as it may be sent to a request of that method, its ``fields`` set.
 
     Responses to HEAD, and those with 1xx, 204 and 304, lose their body; 1xx and 204 their content-length, too.
 
@@ -29,24 +26,28 @@ def checked(response: Response, method: str) -> Response:
         AppProtocolError: A header could not be sent, or the body is not as long as its content-length says.
     """
     status = response.status
-    lengths: set[bytes] = set()
+    fields = response.fields
     for name, value in response.headers:
-        if not _TOKEN(name):
+        lower = LOWER_NAMES.get(name) or lower_name(name)
+        if lower is None:
             raise AppProtocolError(f"the app's header name {name[:80]!r} is no token")
-        if _CONTROL(value):
-            raise AppProtocolError(f"the app's header {name[:80]!r} has control characters")
-        if len(name) == 14 and name.lower() == b"content-length":
-            lengths.add(value.strip())
+        # The first two are what is_value() looks at first, without the call.
+        if not (value.isascii() and value.isprintable()) and not is_value(value):
+            raise AppProtocolError(f"the app's header {name[:80]!r} has control characters, or others outside latin-1")
+        if lower in fields:
+            fields[lower].append(value)
+        elif lower not in _HOP_BY_HOP:
+            fields[lower] = [value]
     if method == "HEAD" or status in (204, 304) or status < 200:
         response.body = b""
-        if lengths and (status == 204 or status < 200):
+        if status == 204 or status < 200:
             # RFC 9110, 8.6: must not be sent with these.
-            response.headers = [pair for pair in response.headers if pair[0].lower() != b"content-length"]
-    elif lengths and lengths != {b"%d" % len(response.body)}:
-        told = b", ".join(sorted(lengths))
-        raise AppProtocolError(
-            f"the app's content-length is {told.decode('latin-1')!r}, but its body has {len(response.body)} bytes"
-        )
+            fields.pop("content-length", None)
+    elif "content-length" in fields:
+        lengths = {value.strip() for value in fields["content-length"]}
+        if lengths != {str(len(response.body))}:
+            told = ", ".join(sorted(lengths))
+            raise AppProtocolError(f"the app's content-length is {told!r}, but its body has {len(response.body)} bytes")
     return response
 
 
@@ -65,5 +66,5 @@ def answer_to(error: BaseException) -> Response:
 
 def _plain(status: int, text: str) -> Response:
     body = text.encode("ascii", "backslashreplace")
-    headers: Headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+    headers = [("content-type", "text/plain; charset=utf-8"), ("content-length", str(len(body)))]
     return Response(status, headers, body)

@@ -59,7 +59,7 @@ class Bridge:
                 request = event_format.decode(event, context)
             except BadRequestError as error:
                 invocation.failed(error)
-                invocation.response = answer_to(error)
+                invocation.response = checked(answer_to(error), "")
             else:
                 invocation.response = self._answer(invocation.arrived(request), invocation)
             return event_format.encode(invocation.response, event)

@@ -54,11 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=_version())
+    commands = tuple(_COMMANDS)
     parser.add_argument(
-        "command", choices=tuple(_COMMANDS), metavar="COMMAND", help="invoke: answer events with an app"
+        "command", choices=commands, nargs="?", metavar="COMMAND", help="invoke: answer events with an app"
     )
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="what the command takes")
     chosen = parser.parse_args(arguments)
+    if chosen.command is None:
+        parser.error(f"COMMAND missing: write one of {', '.join(commands)}")
     try:
         return _COMMANDS[chosen.command](chosen.rest)
     except _Refusal as refusal:
@@ -269,6 +272,8 @@ def _draw(receiver: Receiver) -> None:
 
     spans = receiver.spans
     if spans:
+        # Apart from the log lines and, on a terminal, from the answers.
+        sys.stderr.write("\n")
         try:
             waterfall.draw(spans, sys.stderr)
         except ModuleNotFoundError as error:

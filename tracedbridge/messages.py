@@ -13,8 +13,8 @@ __all__ = ("App", "Event", "EventFormat", "Headers", "Invocation", "Kind", "Requ
 Event = Any
 """What the platform hands over: JSON, already parsed."""
 
-Headers = list[tuple[bytes, bytes]]
-"""Names lower-case and values, latin-1, in order, repeats kept."""
+Headers = list[tuple[str, str]]
+"""Names and values in order, repeats kept; each character stands for one byte, latin-1."""
 
 Kind = Literal["asgi", "wsgi", "http_server"]
 """What an app is."""
@@ -28,8 +28,8 @@ class Request:
     def __init__(
         self,
         method: str,
-        raw_path: bytes,
-        query: bytes,
+        raw_path: str,
+        query: str,
         headers: Headers,
         body: bytes,
         scheme: str,
@@ -43,7 +43,7 @@ class Request:
             method: As sent, a token; usually upper-case.
             raw_path: Percent-encoded, printable ASCII, without the query; begins with ``/`` unless it is ``*``.
             query: Verbatim, percent-encoded, without the question mark.
-            headers: Lower-case names and latin-1 values in order, repeats kept.
+            headers: Names lower-case.
             body: Whole, base64 and chunked coding undone.
             scheme: ``"http"`` or ``"https"``.
             host: Without port and brackets.
@@ -66,18 +66,21 @@ class Request:
 class Response:
     """One whole HTTP response."""
 
-    __slots__ = ("body", "headers", "status")
+    __slots__ = ("body", "fields", "headers", "status")
 
     def __init__(self, status: int, headers: Headers, body: bytes) -> None:
         """
         Args:
             status: 100 to 999.
-            headers: Names in any case and values, latin-1, in order, repeats kept.
+            headers: Names in any case.
             body: Whole, no transfer coding.
+
+        `tracedbridge.answers.checked` sets ``fields``, what leaves the bridge of the headers: lower-case name → values.
         """
         self.status = status
         self.headers = headers
         self.body = body
+        self.fields: dict[str, list[str]] = {}
 
 
 class Invocation:
@@ -88,23 +91,19 @@ class Invocation:
     `tracedbridge.telemetry` overrides the hooks.
     """
 
-    __slots__ = (
-        "answered_ns", "deadline_ns", "environ", "error", "notes", "request", "response", "scope", "timed_out",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.request: Request | None = None
-        self.response: Response | None = None
-        self.error: BaseException | None = None
-        self.timed_out = False
-        # What a handler class logged: "GET / HTTP/1.1" 200 -
-        self.notes: list[str] | None = None
-        # CLOCK_MONOTONIC: when the app must have answered, and when it gave its last byte.
-        self.deadline_ns: int | None = None
-        self.answered_ns: int | None = None
-        # What the app was called with; frameworks leave the route there.
-        self.scope: dict[str, Any] | None = None
-        self.environ: dict[str, Any] | None = None
+    # Defaults of the class: most invocations set three of these, and each one made pays for what it sets.
+    request: Request | None = None
+    response: Response | None = None
+    error: BaseException | None = None
+    timed_out = False
+    # What a handler class logged: "GET / HTTP/1.1" 200 -
+    notes: list[str] | None = None
+    # CLOCK_MONOTONIC: when the app must have answered, and when it gave its last byte.
+    deadline_ns: int | None = None
+    answered_ns: int | None = None
+    # What the app was called with; frameworks leave the route there.
+    scope: dict[str, Any] | None = None
+    environ: dict[str, Any] | None = None
 
     def arrived(self, request: Request) -> Request:
         """Take the decoded request and return the one that the app is to see."""

@@ -54,8 +54,6 @@ _NOTHING = _Nothing()
 
 
 class _Unwatched(Invocation):
-    __slots__ = ()
-
     def __enter__(self) -> Invocation:
         return self
 

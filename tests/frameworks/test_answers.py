@@ -1,8 +1,8 @@
 """
 Every framework answers through the bridge as it does under a real server.
 
-Each case is sent to both: over a socket to a server process, and as an event to the bridge. Compared are status, headers
-(without those of the connection) and body.
+Each case is sent to both: over a socket to a server process, and as an event to the bridge. Compared are status,
+headers (without those of the connection) and body.
 """
 
 from __future__ import annotations
@@ -226,6 +226,7 @@ def test_as_under_a_server(open_site: Callable[[str], Served], site: str, name: 
     check(site, name, served.real(name), _bridged(results[-1]))
 
 
+@pytest.mark.telemetry
 @pytest.mark.parametrize("site", SITES)
 def test_through_vc_handler(open_site: Callable[[str], Served], site: str, tmp_path: Path) -> None:
     """``vc_handler`` in a fresh process, with telemetry on, answers all of the cases as the server does."""

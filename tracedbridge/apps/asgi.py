@@ -173,10 +173,10 @@ class _Exchange:
             "method": request.method,
             "scheme": request.scheme,
             "path": _decoded(request.raw_path),
-            "raw_path": request.raw_path,
-            "query_string": request.query,
+            "raw_path": request.raw_path.encode("ascii"),
+            "query_string": request.query.encode("ascii"),
             "root_path": "",
-            "headers": request.headers,
+            "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers],
             "client": None if request.client is None else (request.client, 0),
             "server": (request.host, request.port),
             "state": state.copy(),
@@ -230,10 +230,11 @@ class _Exchange:
             status = message["status"]
             if not isinstance(status, int) or not 100 <= status <= 999:
                 raise AppProtocolError(f"the app sent the status {status!r}, not a number from 100 to 999")
-            headers = [(name, value) for name, value in message.get("headers", ())]
-            for name, value in headers:
+            headers: Headers = []
+            for name, value in message.get("headers", ()):
                 if not isinstance(name, bytes) or not isinstance(value, bytes):
                     raise AppProtocolError(f"the app sent the header {name!r} not as bytes")
+                headers.append((name.decode("latin-1"), value.decode("latin-1")))
             self.status, self.headers = int(status), headers
             self.invocation.response_started()
         elif kind == "http.response.body":
@@ -354,6 +355,5 @@ async def _cancel_all() -> None:
     await asyncio.wait((closing,), timeout=_CANCEL_AT_END_S)
 
 
-def _decoded(raw_path: bytes) -> str:
-    path = raw_path.decode("ascii")
-    return unquote(path) if "%" in path else path
+def _decoded(raw_path: str) -> str:
+    return unquote(raw_path) if "%" in raw_path else raw_path

@@ -151,14 +151,14 @@ def _to(invocation: Invocation) -> Callable[..., None]:
 
 
 def _to_bytes(request: Request) -> bytes:
-    target = request.raw_path + (b"?" + request.query if request.query else b"")
-    lines = [b"%b %b HTTP/%b" % (request.method.encode("ascii"), target, request.http_version.encode("ascii"))]
-    lines += [b"%b: %b" % pair for pair in request.headers]
+    target = f"{request.raw_path}?{request.query}" if request.query else request.raw_path
+    lines = [f"{request.method} {target} HTTP/{request.http_version}"]
+    lines += [f"{name}: {value}" for name, value in request.headers]
     body = request.body
-    if any(name == b"transfer-encoding" and value.lower() == b"chunked" for name, value in request.headers):
+    if any(name == "transfer-encoding" and value.lower() == "chunked" for name, value in request.headers):
         # The platform has undone it; a handler that reads chunks finds one.
         body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
-    return b"\r\n".join((*lines, b"", body))
+    return "\r\n".join((*lines, "", "")).encode("latin-1") + body
 
 
 def _from_bytes(written: bytes, method: str) -> Response:
@@ -180,8 +180,7 @@ def _from_bytes(written: bytes, method: str) -> Response:
         raise AppProtocolError(
             f"what the handler wrote is no HTTP response: {type(error).__name__}: {error}"
         ) from error
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.getheaders()]
-    return Response(answer.status, headers, body)
+    return Response(answer.status, answer.getheaders(), body)
 
 
 class _Wire(io.BytesIO):

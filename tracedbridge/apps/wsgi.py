@@ -68,65 +68,66 @@ class WsgiApp:
 class _Exchange:
     """What the app gives for one request."""
 
-    __slots__ = ("body", "headers", "invocation", "limit", "size", "status", "writing")
+    __slots__ = ("body", "headers", "invocation", "limit", "status")
 
     def __init__(self, invocation: Invocation) -> None:
         self.invocation = invocation
         self.status: int | None = None
         self.headers: Headers = []
         self.body: list[bytes] = []
-        self.size = 0
         self.limit: int | None = None
-        self.writing = False
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
     ) -> Callable[[bytes], object]:
-        if self.status is not None and exc_info is None:
-            raise AppProtocolError("the app called start_response a second time without exc_info")
-        # With exc_info and nothing sent yet, the new status replaces the old one; we send nothing before the end,
-        # so that an error in mid-body is never a 200 with half a body.
-        if exc_info is not None and self.writing and exc_info[1] is not None:
+        if exc_info is not None:
+            # With nothing sent yet the new status replaces the old one. We send nothing before the end, but an error
+            # in mid-body goes on to where it becomes a 500: never a 200 with half a body.
             try:
-                raise exc_info[1].with_traceback(exc_info[2])
+                if self.body and exc_info[1] is not None:
+                    raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None
+        elif self.status is not None:
+            raise AppProtocolError("the app called start_response a second time without exc_info")
         code = _code(status) if isinstance(status, str) else None
         if code is None:
             raise AppProtocolError(f"the app gave the status {status!r}, not a string like '200 OK'")
-        try:
-            self.headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-        except (TypeError, ValueError, AttributeError):
-            raise AppProtocolError("the app gave headers that are no list of pairs of latin-1 strings") from None
         self.status = code
+        # A copy: PEP 3333 lets the app go on using its list.
+        self.headers = list(headers)
         self.limit = _content_length(self.headers)
         self.invocation.response_started()
         return self.write
 
     def write(self, data: bytes) -> None:
-        self.writing = True
-        self._take(data)
-        if self.limit is not None and self.size > self.limit:
-            raise AppProtocolError(f"the app wrote {self.size} bytes, but its content-length is {self.limit}")
+        self._check(data)
+        self.body.append(data)
+        if self.limit is not None and sum(map(len, self.body)) > self.limit:
+            raise AppProtocolError(f"the app wrote more than its content-length, {self.limit} bytes")
 
     def read(self, chunks: Iterable[bytes]) -> None:
+        body = self.body
+        size = 0 if self.limit is None else sum(map(len, body))
         for chunk in chunks:
-            if chunk:
-                self.writing = True
-                self._take(chunk)
-                if self.limit is not None and self.size >= self.limit:
+            if self.status is None or type(chunk) is not bytes:
+                if not chunk:
+                    continue
+                self._check(chunk)
+            body.append(chunk)
+            if self.limit is not None:
+                size += len(chunk)
+                if size >= self.limit:
                     # PEP 3333: a server stops iterating when it has all that content-length announces.
-                    self.body = [b"".join(self.body)[: self.limit]]
+                    self.body = [b"".join(body)[: self.limit]]
                     break
         self.invocation.answered_ns = time.monotonic_ns()
 
-    def _take(self, data: bytes) -> None:
+    def _check(self, data: bytes) -> None:
         if self.status is None:
             raise AppProtocolError("the app gave a body before it called start_response")
         if not isinstance(data, bytes):
             raise AppProtocolError(f"the app gave a body of {type(data).__name__}, not bytes")
-        self.body.append(data)
-        self.size += len(data)
 
     def response(self) -> Response:
         if self.status is None:
@@ -141,31 +142,36 @@ def _code(status: str) -> int | None:
 
 
 def _content_length(headers: Headers) -> int | None:
-    for name, value in headers:
-        if len(name) == _LENGTH_OF_NAME and name.lower() == b"content-length" and value.isdigit():
-            return int(value)
-    return None
+    """Check that the headers are pairs of strings and return the content-length if there is one."""
+    # What the strings hold is checked with the whole response.
+    limit = None
+    for pair in headers:
+        if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], str):
+            raise AppProtocolError(f"the app gave the header {pair!r}, not a pair of strings")
+        if len(pair[0]) == _LENGTH_OF_NAME and pair[0].lower() == "content-length" and pair[1].isdecimal():
+            limit = int(pair[1])
+    return limit
 
 
-_LENGTH_OF_NAME = len(b"content-length")
+_LENGTH_OF_NAME = len("content-length")
 
 
 def _environ(request: Request) -> dict[str, Any]:
-    raw_path = request.raw_path.decode("ascii")
-    query = request.query.decode("ascii")
+    raw_path, query = request.raw_path, request.query
     target = f"{raw_path}?{query}" if query else raw_path
+    is_path_info = "%" not in raw_path and raw_path != "*"
     environ: dict[str, Any] = {
         "REQUEST_METHOD": request.method,
         "SCRIPT_NAME": "",
         # latin-1 of the bytes: PEP 3333, "Unicode Issues".
-        "PATH_INFO": _path_info(raw_path),
+        "PATH_INFO": raw_path if is_path_info else _path_info(raw_path),
         "QUERY_STRING": query,
         # Not of PEP 3333, but what gunicorn and werkzeug give, verbatim.
         "REQUEST_URI": target,
         "RAW_URI": target,
         "SERVER_NAME": request.host,
         "SERVER_PORT": str(request.port),
-        "SERVER_PROTOCOL": f"HTTP/{request.http_version}",
+        "SERVER_PROTOCOL": "HTTP/1.1" if request.http_version == "1.1" else "HTTP/1.0",
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": request.scheme,
         "wsgi.input": io.BytesIO(request.body),
@@ -177,41 +183,45 @@ def _environ(request: Request) -> dict[str, Any]:
     }
     if request.client is not None:
         environ["REMOTE_ADDR"] = request.client
-    for raw_name, raw_value in request.headers:
-        key = _keys.get(raw_name) or _key(raw_name)
-        if key not in environ:
-            environ[key] = raw_value.decode("latin-1")
-        elif key.startswith("HTTP_"):
-            environ[key] += ("; " if key == "HTTP_COOKIE" else ",") + raw_value.decode("latin-1")
-    environ.pop(_SHADOW, None)
-    if "HTTP_TRANSFER_ENCODING" in environ:
-        del environ["HTTP_TRANSFER_ENCODING"]
-        # The platform has undone it; the whole body's length is known.
-        environ["CONTENT_LENGTH"] = str(len(request.body))
+    try:
+        # Nearly all requests: names seen before, no repeats.
+        headers = {_keys[name]: value for name, value in request.headers}
+    except KeyError:
+        headers = {}
+    if len(headers) != len(request.headers) or "HTTP_TRANSFER_ENCODING" in headers:
+        headers = _joined(request)
+    environ.update(headers)
     return environ
+
+
+def _joined(request: Request) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in request.headers:
+        key = name.upper().replace("-", "_")
+        if name not in ("content-type", "content-length"):
+            key = "HTTP_" + key
+        if "_" in name:
+            # `x_y` would become HTTP_X_Y, which is `x-y`.
+            continue
+        if len(_keys) < _MAX_KEYS:
+            _keys[name] = key
+        if key not in headers:
+            headers[key] = value
+        elif key.startswith("HTTP_"):
+            headers[key] += ("; " if key == "HTTP_COOKIE" else ",") + value
+    if headers.pop("HTTP_TRANSFER_ENCODING", None) is not None:
+        # The platform has undone it; the whole body's length is known.
+        headers["CONTENT_LENGTH"] = str(len(request.body))
+    return headers
 
 
 def _path_info(raw_path: str) -> str:
     if raw_path == "*":
         # `OPTIONS *` asks about the server: there is no path, and PATH_INFO must begin with a slash or be empty.
         return ""
-    return unquote_to_bytes(raw_path).decode("latin-1") if "%" in raw_path else raw_path
+    return unquote_to_bytes(raw_path).decode("latin-1")
 
 
-# The same few names come with every event.
-_keys: dict[bytes, str] = {}
+# Of header names that have one; the same few come with every event.
+_keys: dict[str, str] = {}
 _MAX_KEYS = 512
-
-# Where headers go that have no key: `x_y` would become HTTP_X_Y, which is `x-y`.
-_SHADOW = "tracedbridge.shadow"
-
-
-def _key(raw_name: bytes) -> str:
-    key = raw_name.decode("latin-1").upper().replace("-", "_")
-    if b"_" in raw_name:
-        key = _SHADOW
-    elif raw_name not in (b"content-type", b"content-length"):
-        key = "HTTP_" + key
-    if len(_keys) < _MAX_KEYS:
-        _keys[raw_name] = key
-    return key

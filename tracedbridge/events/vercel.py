@@ -14,35 +14,28 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tracedbridge.errors import BadRequestError, EventError
+from tracedbridge.headers import LOWER_NAMES, is_token, is_value, lower_name
 from tracedbridge.messages import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tracedbridge.messages import Event, Headers, Response
 
 __all__ = ("decode", "encode", "matches")
 
-# What json.loads() does with a str, without its looking for options.
-_parsed = json.JSONDecoder().decode
+# What json.loads() comes down to; it also looks for options, and for white space around the text.
+_scan: Callable[[str, int], tuple[Any, int]] = getattr(json.JSONDecoder(), "scan_once")  # noqa: B009 - typeshed lacks it
 
 _METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))
-# RFC 9110, 5.6.2: tchar.
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 # RFC 9112, 3.2 allows less; servers let every visible ASCII character but the fragment's pass.
 _TARGET = re.compile(r'/[!"$-~]*').fullmatch
-# RFC 9110, 5.5: no control characters but the tab.
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
-_DIGITS = re.compile(rb"[0-9]{1,18}").fullmatch
+_DIGITS = re.compile(r"[0-9]{1,18}").fullmatch
 _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]*))(?::([0-9]{0,5}))?").fullmatch
 
 # Two of these that differ are request smuggling.
-_SINGLE = frozenset((b"content-length", b"host"))
+_SINGLE = frozenset(("content-length", "host"))
 _NO_HEADERS: dict[str, str] = {}
-
-# RFC 9110, 7.6.1: these speak of one connection, and there is none here.
-_HOP_BY_HOP = frozenset(
-    ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
-     "transfer-encoding", "upgrade")
-)  # fmt: skip
 
 
 def matches(event: Event) -> bool:
@@ -61,7 +54,7 @@ def decode(event: Event, context: object) -> Request:
         context: Unused.
 
     Returns:
-        Header names lower-case, latin-1 bytes, in order, repeats kept. A body without ``content-length`` and
+        Header names lower-case, in order, repeats kept. A body without ``content-length`` and
         ``transfer-encoding`` gets the former, as from an HTTP client.
 
     Raises:
@@ -73,7 +66,7 @@ def decode(event: Event, context: object) -> Request:
     del context
     payload = _payload(event)
     method = payload["method"]
-    if method not in _METHODS and not _TOKEN(method):
+    if method not in _METHODS and not is_token(method):
         raise BadRequestError(f"the method {_quoted(method)} is no token")
     target = payload["path"]
     if not _TARGET(target) and target != "*":
@@ -84,14 +77,12 @@ def decode(event: Event, context: object) -> Request:
     is_plain = "\\" not in text and text.isascii() and "\x7f" not in text
     headers, told = _headers(payload, is_plain=is_plain)
     body = _body(payload)
-    if body or b"content-length" in told:
+    if body or "content-length" in told:
         _check_length(headers, told, body)
-    # Vercel's edge ends TLS and says so; an event that says nothing came from there, too.
-    scheme = _scheme(told[b"x-forwarded-proto"]) if b"x-forwarded-proto" in told else "https"
-    host, port = _authority(told.get(b"host", b"localhost"), scheme)
-    forwarded = told.get(b"x-real-ip") or told.get(b"x-forwarded-for")
-    client = _first(forwarded) if forwarded else None
-    return Request(method, path.encode(), query.encode(), headers, body, scheme, host, port, client)
+    scheme, host, port = _origin(told.get("host"), told.get("x-forwarded-proto"))
+    forwarded = told.get("x-real-ip") or told.get("x-forwarded-for")
+    client = (forwarded.partition(",")[0].strip() or None) if forwarded else None
+    return Request(method, path, query, headers, body, scheme, host, port, client)
 
 
 def encode(response: Response, event: Event) -> dict[str, Any]:
@@ -99,7 +90,7 @@ def encode(response: Response, event: Event) -> dict[str, Any]:
     Write a response as Vercel wants it.
 
     Args:
-        response: Its headers are checked already; hop-by-hop headers are left out.
+        response: As `tracedbridge.answers.checked` gives it.
         event: Unused.
 
     Returns:
@@ -107,26 +98,21 @@ def encode(response: Response, event: Event) -> dict[str, Any]:
         base64 with ``encoding``.
     """
     del event
-    headers: dict[str, list[str]] = {}
-    for raw_name, raw_value in response.headers:
-        name = raw_name.decode("latin-1").lower()
-        if name in _HOP_BY_HOP:
-            continue
-        value = raw_value.decode("latin-1")
-        if name in headers:
-            headers[name].append(value)
-        else:
-            headers[name] = [value]
     try:
-        return {"statusCode": response.status, "headers": headers, "body": response.body.decode()}
+        return {"statusCode": response.status, "headers": response.fields, "body": response.body.decode()}
     except UnicodeDecodeError:
         body = base64.b64encode(response.body).decode("ascii")
-        return {"statusCode": response.status, "headers": headers, "body": body, "encoding": "base64"}
+        return {"statusCode": response.status, "headers": response.fields, "body": body, "encoding": "base64"}
 
 
 def _payload(event: Event) -> dict[str, Any]:
+    text = event["body"]
     try:
-        payload = _parsed(event["body"])
+        payload, end = _scan(text, 0)
+        if end != len(text):
+            payload = json.loads(text)
+    except StopIteration:
+        raise EventError("cannot read the Vercel event: its body is not JSON") from None
     except (ValueError, RecursionError) as error:
         raise EventError(f"cannot read the Vercel event: its body is not JSON: {error}") from None
     if not isinstance(payload, dict):
@@ -144,7 +130,7 @@ def _keys(payload: dict[str, Any]) -> str:
     return ", ".join(sorted(payload)[:20]) or "nothing"
 
 
-def _headers(payload: dict[str, Any], *, is_plain: bool) -> tuple[Headers, dict[bytes, bytes]]:
+def _headers(payload: dict[str, Any], *, is_plain: bool) -> tuple[Headers, dict[str, str]]:
     """
     Return all headers, and the first of each name.
 
@@ -152,53 +138,48 @@ def _headers(payload: dict[str, Any], *, is_plain: bool) -> tuple[Headers, dict[
         payload: The event's.
         is_plain: No value in it can hold a control character or one outside ASCII.
     """
-    headers: Headers = []
-    for name, values in (payload.get("headers") or _NO_HEADERS).items():
-        raw_name = _raw_names.get(name) or _raw_name(name)
-        if is_plain and isinstance(values, str):
-            headers.append((raw_name, values.strip().encode()))
-        else:
-            listed = (values,) if isinstance(values, str) else _listed(name, values)
-            headers.extend([(raw_name, _raw_value(name, value)) for value in listed])
-    told = dict(headers)
-    if len(told) < len(headers):
+    given = payload.get("headers") or _NO_HEADERS
+    told: dict[str, str] = {}
+    if is_plain:
+        try:
+            # Nearly all events: strings only, names seen before, no repeats.
+            told = {LOWER_NAMES[name]: value.strip() for name, value in given.items()}
+        except (KeyError, AttributeError):
+            told = {}
+    if len(told) == len(given):
+        headers = list(told.items())
+    else:
+        headers = _checked_headers(given)
         told = _first_of_each(headers)
-    if b"host" not in told and isinstance(host := payload.get("host"), str) and host:
-        told[b"host"] = _raw_value("host", host)
-        headers.insert(0, (b"host", told[b"host"]))
+    if "host" not in told and isinstance(host := payload.get("host"), str) and host:
+        told["host"] = _value("host", host)
+        headers.insert(0, ("host", told["host"]))
     return headers, told
 
 
-def _first_of_each(headers: Headers) -> dict[bytes, bytes]:
-    told: dict[bytes, bytes] = {}
+def _checked_headers(given: dict[str, Any]) -> Headers:
+    headers: Headers = []
+    for name, values in given.items():
+        lower = lower_name(name)
+        if lower is None:
+            raise BadRequestError(f"the header name {_quoted(name)} is no token")
+        listed = (values,) if isinstance(values, str) else _listed(name, values)
+        headers.extend([(lower, _value(name, value)) for value in listed])
+    return headers
+
+
+def _first_of_each(headers: Headers) -> dict[str, str]:
+    told: dict[str, str] = {}
     for name, value in headers:
         if told.setdefault(name, value) != value and name in _SINGLE:
-            raise BadRequestError(f"there is more than one header {name.decode('ascii')}")
+            raise BadRequestError(f"there is more than one header {name}")
     return told
 
 
-# The same few names come with every event.
-_raw_names: dict[str, bytes] = {}
-_MAX_RAW_NAMES = 512
-
-
-def _raw_name(name: str) -> bytes:
-    if not _TOKEN(name):
-        raise BadRequestError(f"the header name {_quoted(name)} is no token")
-    raw_name = name.lower().encode("ascii")
-    if len(_raw_names) < _MAX_RAW_NAMES:
-        _raw_names[name] = raw_name
-    return raw_name
-
-
-def _raw_value(name: str, value: str) -> bytes:
-    try:
-        raw_value = value.encode("latin-1")
-    except UnicodeEncodeError:
-        raise BadRequestError(f"the header {name} has characters outside latin-1") from None
-    if _CONTROL(raw_value):
-        raise BadRequestError(f"the header {name} has control characters")
-    return raw_value.strip(b" \t")
+def _value(name: str, value: str) -> str:
+    if not is_value(value):
+        raise BadRequestError(f"the header {name} has control characters, or others outside latin-1")
+    return value.strip(" \t")
 
 
 def _listed(name: str, values: object) -> list[str]:
@@ -227,35 +208,28 @@ def _body(payload: dict[str, Any]) -> bytes:
         raise BadRequestError("the body has lone surrogates") from None
 
 
-def _check_length(headers: Headers, told: dict[bytes, bytes], body: bytes) -> None:
-    length = told.get(b"content-length")
+def _check_length(headers: Headers, told: dict[str, str], body: bytes) -> None:
+    length = told.get("content-length")
     if length is None:
-        if body and b"transfer-encoding" not in told:
-            headers.append((b"content-length", b"%d" % len(body)))
+        if "transfer-encoding" not in told:
+            headers.append(("content-length", str(len(body))))
     elif not _DIGITS(length):
         raise BadRequestError("the content-length is not a number")
     elif int(length) != len(body):
         raise BadRequestError(f"the content-length is {int(length)}, but the body has {len(body)} bytes")
 
 
-def _first(forwarded: bytes) -> str | None:
-    return forwarded.decode("latin-1").partition(",")[0].strip() or None
-
-
+# The same for nearly all requests to a function.
 @lru_cache(maxsize=64)
-def _scheme(proto: bytes) -> str:
-    return "http" if proto.partition(b",")[0].strip().lower() == b"http" else "https"
-
-
-@lru_cache(maxsize=64)
-def _authority(host_header: bytes, scheme: str) -> tuple[str, int]:
-    text = host_header.decode("latin-1")
-    default = 443 if scheme == "https" else 80
-    parts = _AUTHORITY(text)
+def _origin(host_header: str | None, proto: str | None) -> tuple[str, str, int]:
+    # Vercel's edge ends TLS and says so; an event that says nothing came from there, too.
+    scheme = "http" if proto and proto.partition(",")[0].strip().lower() == "http" else "https"
+    default = 80 if scheme == "http" else 443
+    parts = _AUTHORITY(host_header or "")
     if parts is None:
-        return text, default
+        return scheme, host_header or "localhost", default
     port = int(parts[3]) if parts[3] else default
-    return parts[1] or parts[2] or "localhost", port if 0 < port < 65536 else default
+    return scheme, parts[1] or parts[2] or "localhost", port if 0 < port < 65536 else default
 
 
 def _quoted(text: str) -> str:

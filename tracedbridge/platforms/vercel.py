@@ -54,8 +54,8 @@ def invocation_id(headers: Headers, context: object) -> str | None:
     """Return the request's ``x-vercel-id``."""
     del context
     for name, value in headers:
-        if name == b"x-vercel-id":
-            return value.decode("latin-1")
+        if name == "x-vercel-id":
+            return value
     return None
 
 

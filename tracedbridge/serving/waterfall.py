@@ -246,10 +246,9 @@ class _Page:
             line.append(self._bar(row.span, trace), style=colour)
         line.append(" " * _GAP + self._length(row).rjust(self._durations))
         tail = self._tail(row)
-        if tail.plain.strip():
+        if tail.plain:
             line.append(" " * _GAP)
             line.append_text(tail)
-        line.rstrip()
         line.truncate(self._width)
         return line
 
@@ -298,23 +297,23 @@ class _Page:
     def _tail(self, row: _Row) -> Text:
         from rich.text import Text
 
-        tail = Text()
-        if self._badges:
-            cold = _is_cold(row.span)
-            tail.append(" cold " if cold else " " * 6, style="black on cyan" if cold else "")
-            tail.append(" ")
+        status = Text()
         code = row.span.attributes.get("http.response.status_code", row.span.attributes.get("http.status_code"))
         failed = row.span.status == "error"
         if isinstance(code, int):
-            tail.append(str(code), style="red" if failed or code >= 500 else "yellow" if code >= 400 else "green")
+            status.append(str(code), style="red" if failed or code >= 500 else "yellow" if code >= 400 else "green")
         if failed:
             mark = "error" if self._ascii else "✗"
-            tail.append(f" {mark}" if isinstance(code, int) else mark, style="bold red")
+            status.append(f" {mark}" if status else mark, style="bold red")
             if self._reasons and (reason := self._reason(row.span, code)):
-                tail.append(" " + reason, style="red")
+                status.append(f" {reason}", style="red")
         if row.note:
-            tail.append((" " if tail.plain.strip() else "") + row.note, style="yellow")
-        return tail
+            status.append(f" {row.note}" if status else row.note, style="yellow")
+        if _is_cold(row.span):
+            badge = Text(" cold ", style="black on cyan")
+            return badge.append(" ").append_text(status) if status else badge
+        # In line with those that have a badge.
+        return Text(" " * 7).append_text(status) if self._badges and status else status
 
     def _reason(self, span: Span, code: object) -> str:
         reason = span.attributes.get("error.type")

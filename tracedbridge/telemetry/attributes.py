@@ -68,7 +68,7 @@ def request_attributes(request: Request) -> Attributes:
     attributes: Attributes = {
         "http.request.method": method,
         "url.scheme": request.scheme,
-        "url.path": request.raw_path.decode("ascii"),
+        "url.path": request.raw_path,
         "server.address": request.host,
         "server.port": request.port,
         "network.protocol.version": request.http_version,
@@ -76,12 +76,12 @@ def request_attributes(request: Request) -> Attributes:
     if method == "_OTHER":
         attributes["http.request.method_original"] = request.method
     if request.query:
-        attributes["url.query"] = redacted_query(request.query.decode("ascii"))
+        attributes["url.query"] = redacted_query(request.query)
     if request.client is not None:
         attributes["client.address"] = request.client
     for name, value in request.headers:
-        if name == b"user-agent":
-            attributes["user_agent.original"] = value.decode("latin-1")
+        if name == "user-agent":
+            attributes["user_agent.original"] = value
             break
     return attributes
 
@@ -97,16 +97,22 @@ class CapturedHeaders:
 
     def of_request(self, headers: Headers) -> Attributes:
         """Return ``http.request.header.*``."""
-        return self._of(headers, self._request, "http.request.header.") if self._request else {}
+        return self._of(_by_name(headers), self._request, "http.request.header.") if self._request else {}
 
-    def of_response(self, headers: Headers) -> Attributes:
+    def of_response(self, fields: dict[str, list[str]]) -> Attributes:
         """Return ``http.response.header.*``."""
-        return self._of(headers, self._response, "http.response.header.") if self._response else {}
+        return self._of(fields, self._response, "http.response.header.") if self._response else {}
 
-    def _of(self, headers: Headers, asked: list[str], prefix: str) -> Attributes:
-        values: dict[str, list[str]] = {}
-        for raw_name, raw_value in headers:
-            name = raw_name.decode("latin-1").lower()
-            value = "[REDACTED]" if _SECRET_HEADERS.search(name) else raw_value.decode("latin-1")
-            values.setdefault(name, []).append(value)
+    def _of(self, fields: dict[str, list[str]], asked: list[str], prefix: str) -> Attributes:
+        values: dict[str, str | list[str]] = {
+            name: ["[REDACTED]"] * len(values) if _SECRET_HEADERS.search(name) else values
+            for name, values in fields.items()
+        }
         return dict(self._sanitize.sanitize_header_values(values, asked, prefix.__add__))
+
+
+def _by_name(headers: Headers) -> dict[str, list[str]]:
+    fields: dict[str, list[str]] = {}
+    for name, value in headers:
+        fields.setdefault(name, []).append(value)
+    return fields

@@ -40,7 +40,7 @@ def with_ids(request: Request, context: Context) -> Request:
     propagator = propagate.get_global_textmap()
     propagator.inject(carrier, context)
     # Replaced, not added: frameworks that trace by themselves would read the caller's first.
-    ours = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in carrier.items()]
+    ours = [(name.lower(), value) for name, value in carrier.items()]
     fields = _fields(propagator)
     headers = [pair for pair in request.headers if pair[0] not in fields]
     return Request(
@@ -66,20 +66,20 @@ class _NoPropagation(CompositePropagator):
         return Context() if context is None else context
 
 
-class _HeadersGetter(Getter[list[tuple[bytes, bytes]]]):
-    def get(self, carrier: list[tuple[bytes, bytes]], key: str) -> list[str] | None:
-        name = key.lower().encode("latin-1")
-        values = [value.decode("latin-1") for each, value in carrier if each == name]
+class _HeadersGetter(Getter[list[tuple[str, str]]]):
+    def get(self, carrier: list[tuple[str, str]], key: str) -> list[str] | None:
+        name = key.lower()
+        values = [value for each, value in carrier if each == name]
         # Of a repeated header the propagators read the first value only: that would be half of the baggage.
         return [",".join(values)] if values else None
 
-    def keys(self, carrier: list[tuple[bytes, bytes]]) -> list[str]:
-        return [name.decode("latin-1") for name, _ in carrier]
+    def keys(self, carrier: list[tuple[str, str]]) -> list[str]:
+        return [name for name, _ in carrier]
 
 
 _GETTER = _HeadersGetter()
 
 
 @functools.lru_cache(maxsize=4)
-def _fields(propagator: Any) -> frozenset[bytes]:
-    return frozenset(field.lower().encode("latin-1") for field in propagator.fields)
+def _fields(propagator: Any) -> frozenset[str]:
+    return frozenset(field.lower() for field in propagator.fields)

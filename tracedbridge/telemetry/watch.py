@@ -38,18 +38,12 @@ _TRIGGER = {"faas.trigger": "http"}
 class Watch(Invocation):
     """One invocation, watched; a context manager."""
 
-    __slots__ = (
-        "_attached", "_begun_cpu_s", "_begun_ns", "_begun_wall_ns", "_bound", "_context", "_id", "_middleware",
-        "_parent", "_platform_context", "_route", "_span", "_started_ns", "_story", "_tracer",
-    )  # fmt: skip
-
     def __init__(self, middleware: Middleware, context: object) -> None:
         """
         Args:
             middleware: Of the bridge.
             context: The platform's.
         """
-        super().__init__()
         self._middleware = middleware
         self._platform_context = context
         self._span: Span | None = None
@@ -206,7 +200,7 @@ class Watch(Invocation):
             if status is not None:
                 attributes["http.response.status_code"] = status
             if self.response is not None:
-                attributes.update(self._middleware.captured.of_response(self.response.headers))
+                attributes.update(self._middleware.captured.of_response(self.response.fields))
             if self.error is not None:
                 span.record_exception(self.error, escaped=status is None)
             if error_type is not None:
@@ -269,7 +263,7 @@ class Watch(Invocation):
             fields["span_id"] = f"{span_context.span_id:016x}"
         if request is not None:
             fields["method"] = request.method
-            fields["path"] = request.raw_path.decode("ascii")
+            fields["path"] = request.raw_path
             fields["bytes_in"] = len(request.body)
         if self._route is not None:
             fields["route"] = self._route

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flask import Flask, Response, abort, jsonify, redirect, request, stream_with_context, url_for
+from werkzeug.wrappers import Response as WerkzeugResponse
 
 app = Flask(__name__)
 
@@ -96,14 +97,13 @@ def empty() -> Response:
 def same() -> Response:
     response = Response("the body that nobody needs")
     response.set_etag("v1")
-    return response.make_conditional(request)
+    response.make_conditional(request)
+    return response
 
 
 @app.get("/moved")
-def moved() -> Response:
-    response = redirect(url_for("text", a="é", _external=True))
-    assert isinstance(response, Response)
-    return response
+def moved() -> WerkzeugResponse:
+    return redirect(url_for("text", a="é", _external=True))
 
 
 @app.get("/crash")

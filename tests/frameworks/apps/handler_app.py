@@ -39,8 +39,9 @@ class handler(BaseHTTPRequestHandler):  # noqa: N801 - the name that Vercel look
         else:
             self.send_error(404)
 
-    # The same pages; the body is left out in _answer().
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        # The same pages; _answer() leaves the body out.
+        self.do_GET()
 
     def do_POST(self) -> None:
         if self.path == "/mirror":
@@ -57,7 +58,11 @@ class handler(BaseHTTPRequestHandler):  # noqa: N801 - the name that Vercel look
     def do_PUT(self) -> None:
         self._echo()
 
-    do_PATCH = do_DELETE = do_PUT
+    def do_PATCH(self) -> None:
+        self._echo()
+
+    def do_DELETE(self) -> None:
+        self._echo()
 
     def _body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("content-length", "0")))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sanic import Request, Sanic
 from sanic.exceptions import PayloadTooLarge
 from sanic.response import HTTPResponse, empty, json, raw, redirect, text
 
-app: Sanic = Sanic("pages")
+app: Sanic[Any, Any] = Sanic("pages")
 
 
 @app.get("/text")

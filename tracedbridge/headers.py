@@ -1,0 +1,38 @@
+"""
+What an HTTP header may be, the same for requests and responses.
+
+Source: RFC 9110, 5.5 and 5.6.2.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ("LOWER_NAMES", "is_token", "is_value", "lower_name")
+
+is_token = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+
+# CR, LF and NUL are header injection; the other control characters are merely illegal. The tab is allowed.
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]").search
+
+# Names that `lower_name` has seen: the same few come with every request, and a look-up is cheaper than a call.
+LOWER_NAMES: dict[str, str] = {}
+_MAX_NAMES = 1024
+
+
+def lower_name(name: str) -> str | None:
+    """Return the name in lower case, or None if it is no token."""
+    if not is_token(name):
+        return None
+    lower = name.lower()
+    if len(LOWER_NAMES) < _MAX_NAMES:
+        LOWER_NAMES[name] = lower
+    return lower
+
+
+def is_value(value: str) -> bool:
+    """Say whether a value is latin-1 without control characters."""
+    # Two looks in C, true of nearly all values; what they refuse may still be latin-1, or hold a tab.
+    if value.isascii() and value.isprintable():
+        return True
+    return not _CONTROL(value) and (value.isascii() or max(value) <= "\xff")
