@@ -9,7 +9,8 @@ BIN := $(VENV)/bin
 demo:
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet '.[cli]' -r examples/fastapi/requirements.txt
+	$(BIN)/pip install --quiet '.[cli]'
+	$(BIN)/pip install --quiet -r examples/fastapi/requirements.txt
 	$(BIN)/tracedbridge invoke examples/fastapi/index.py GET /items/3 --repeat 3
 
 # Installs and runs everything that CI runs: checks, the whole suite, the other Pythons, the lowest dependencies.

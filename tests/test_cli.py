@@ -73,10 +73,11 @@ def run(
     )
 
 
-# A test run in the background ignores Ctrl-C and passes that on to what it starts.
+# A test run in the background ignores signals and passes that on to what it starts.
 LISTENING = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from tracedbridge.cli import main
 sys.exit(main())
 """
@@ -179,6 +180,22 @@ def test_data(echo: Path, argument: str, stdin: bytes, body: bytes) -> None:
     (echo / "data.bin").write_bytes(b"\x00\xff\n")
     told = echoed(run(echo, "invoke", "index.py", "POST", "/", "-d", argument, stdin=stdin))
     assert (told["length"], told["body"].encode("latin-1")) == (str(len(body)), body)
+
+
+def test_chunked_data_has_no_length(tmp_path: Path) -> None:
+    """A transfer-encoding of the user's own keeps our content-length out, as HTTP wants it."""
+    source = """
+from http.server import BaseHTTPRequestHandler
+class handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(repr(self.headers["content-length"]).encode())
+"""
+    done = run(
+        app(tmp_path, source), "invoke", "index.py", "POST", "/", "-d", "0\r\n\r\n", "-H", "Transfer-Encoding: chunked"
+    )
+    assert answers(done)[0]["body"] == "None"
 
 
 @pytest.mark.parametrize("name", ["event.json", "-"])
@@ -404,9 +421,9 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_ending_the_command_ends_the_app(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    """Ctrl-C and SIGTERM end the command and the app's process, quietly."""
+    """Ctrl-C, SIGTERM and a closed terminal end the command and the app's process, quietly."""
     with running(app(tmp_path, HANGS), "invoke", "index.py", "GET", "/") as process:
         assert process.stderr is not None
         hanging = int(process.stderr.readline().split()[-1])
@@ -415,6 +432,43 @@ def test_ending_the_command_ends_the_app(tmp_path: Path, number: signal.Signals,
     assert (process.returncode, output) == (code, b"")
     assert b"Traceback" not in errors
     assert not is_alive(hanging)
+
+
+def test_second_interrupt_kills(tmp_path: Path) -> None:
+    """An app that does not end by Ctrl-C is killed by the next one."""
+    source = (
+        HANGS
+        + """
+import signal
+signal.signal(signal.SIGINT, lambda *_: print("not now", flush=True))
+"""
+    )
+    with running(app(tmp_path, source), "invoke", "index.py", "GET", "/") as process:
+        assert process.stderr is not None
+        hanging = int(process.stderr.readline().split()[-1])
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline() == b"not now\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT_S) == 130
+    assert not is_alive(hanging)
+
+
+def sitecustomize(folder: Path, source: str) -> dict[str, str]:
+    """Return settings under which every Python of the run does ``source`` first."""
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(source)
+    return {"PYTHONPATH": os.pathsep.join((str(folder / "site"), environment({})["PYTHONPATH"]))}
+
+
+def test_child_that_dies_at_once(echo: Path) -> None:
+    """A Python that dies before it has read the event is reported, however large the event is."""
+    (echo / "data.bin").write_bytes(b"x" * 300_000)
+    dies = "import os, sys\nif 'tracedbridge.serving.invoke' in sys.orig_argv: os._exit(7)\n"
+    done = run(echo, "invoke", "index.py", "POST", "/", "-d", "@data.bin", settings=sitecustomize(echo, dies))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert (
+        last_line(done) == "tracedbridge: the app's process ended with exit code 7 after it had answered 0 of 1 event"
+    )
 
 
 def test_process_that_the_app_leaves_behind(tmp_path: Path) -> None:
@@ -519,11 +573,11 @@ def test_waterfall(tmp_path: Path) -> None:
 
 @pytest.mark.telemetry
 def test_failed_load_is_drawn(tmp_path: Path) -> None:
-    """An app that cannot be imported leaves spans, too; the last line is still the reason."""
+    """An app that cannot be imported leaves spans, too, with what went wrong."""
     done = run(app(tmp_path, IMPORTS_BADLY), "invoke", "index.py", "GET", "/", settings=ON)
     assert (done.returncode, done.stdout) == (1, b"")
-    assert ("import app", True) in [(name.strip(), "✗" in tail) for name, tail in rows(done)]
-    assert "ValueError: broken config" in done.stderr.decode()
+    assert ("  import app", "✗ ValueError") in rows(done)
+    assert "tracedbridge: could not load app 'index.py': its import raised ValueError" in done.stderr.decode()
 
 
 @pytest.mark.telemetry
@@ -630,10 +684,22 @@ def test_bad_switch_is_one_warning(tmp_path: Path) -> None:
 @pytest.mark.telemetry
 def test_rich_is_missing(tmp_path: Path) -> None:
     """Without rich the answers come all the same, and the last line says what to install."""
-    hidden = tmp_path / "hidden" / "rich"
-    hidden.mkdir(parents=True)
-    (hidden / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'rich'\", name='rich')\n")
-    path = os.pathsep.join((str(hidden.parent), environment({})["PYTHONPATH"]))
-    done = run(app(tmp_path, HELLO), "invoke", "index.py", "GET", "/", settings={**ON, "PYTHONPATH": path})
+    hidden = sitecustomize(tmp_path, "import sys\nsys.modules['rich.console'] = None\n")
+    done = run(app(tmp_path, HELLO), "invoke", "index.py", "GET", "/", settings={**ON, **hidden})
     assert len(answers(done)) == 1
     assert last_line(done).endswith("run: pip install 'tracedbridge[cli]'")
+
+
+@pytest.mark.telemetry
+def test_decoder_is_missing(tmp_path: Path) -> None:
+    """Spans that our receiver could not decode are not passed over in silence."""
+    broken = """
+import sys
+if "tracedbridge" in sys.orig_argv:
+    sys.modules["google.rpc"] = None
+"""
+    settings = {**ON, **sitecustomize(tmp_path, broken)}
+    done = run(app(tmp_path, HELLO), "invoke", "index.py", "GET", "/", settings=settings)
+    assert len(answers(done)) == 1
+    assert last_line(done).startswith("tracedbridge: the local receiver did not take everything: cannot decode")
+    assert "google.rpc" in last_line(done)

@@ -9,6 +9,9 @@ from tracedbridge.messages import Response
 __all__ = ("answer_to", "checked")
 
 
+# RFC 9110, 5.5: not a part of a value, and lost on the wire.
+_SPACE = " \t"
+
 # RFC 9110, 7.6.1: these speak of one connection, and there is none here.
 _HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
@@ -35,16 +38,16 @@ def checked(response: Response, method: str) -> Response:
         if not (value.isascii() and value.isprintable()) and not is_value(value):
             raise AppProtocolError(f"the app's header {name[:80]!r} has control characters, or others outside latin-1")
         if lower in fields:
-            fields[lower].append(value)
+            fields[lower].append(value.strip(_SPACE))
         elif lower not in _HOP_BY_HOP:
-            fields[lower] = [value]
+            fields[lower] = [value.strip(_SPACE)]
     if method == "HEAD" or status in (204, 304) or status < 200:
         response.body = b""
         if status == 204 or status < 200:
             # RFC 9110, 8.6: must not be sent with these.
             fields.pop("content-length", None)
     elif "content-length" in fields:
-        lengths = {value.strip() for value in fields["content-length"]}
+        lengths = set(fields["content-length"])
         if lengths != {str(len(response.body))}:
             told = ", ".join(sorted(lengths))
             raise AppProtocolError(f"the app's content-length is {told!r}, but its body has {len(response.body)} bytes")

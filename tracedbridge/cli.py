@@ -282,8 +282,9 @@ def _draw(receiver: Receiver) -> None:
             _say(_RICH_IS_MISSING)
     elif not receiver.refusals:
         _say("no spans arrived, so there is no waterfall: the log lines above may say why")
-    for refusal in receiver.refusals:
-        _say(f"the local receiver refused a request: {waterfall.printable(refusal)}")
+    if receiver.refusals:
+        # One is enough: an exporter sends again what was refused, or the next signal has the same fault.
+        _say(f"the local receiver did not take everything: {waterfall.printable(receiver.refusals[0])}")
     if receiver.dropped:
         _say(f"the waterfall is not whole: {receiver.dropped} older records were dropped")
 
@@ -299,8 +300,11 @@ def _run(events: list[object], environ: Mapping[str, str], *, body_only: bool) -
         del frame
         raise SystemExit(128 + number)
 
-    # Whoever ends us must not leave the child behind.
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # Whoever ends us must not leave the child behind. What is ignored stays so: nohup asks for that.
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, end)
     try:
         with _started(environ) as child:
             try:

@@ -20,6 +20,7 @@ from tracedbridge.untraced import Untraced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from tracedbridge.messages import Kind, Telemetry
 
@@ -42,6 +43,7 @@ def create_bridge(app: Callable[..., Any], *, kind: Kind | None = None, telemetr
         AppKindError: ``app`` is of none of these kinds.
         StartupError: Its lifespan startup failed.
     """
+    home = _home_of(sys._getframe(1))
     # Whoever has an app object has imported it, mostly after tracedbridge.
     cold_start = ColdStart(until_now="app_import")
     settings = Settings()
@@ -57,7 +59,7 @@ def create_bridge(app: Callable[..., Any], *, kind: Kind | None = None, telemetr
         cold_start.mark("app_resolve")
         return app, found
 
-    return _started(find, settings, cold_start, app_name=_home_of(app))
+    return _started(find, settings, cold_start, app_name=home)
 
 
 def load_bridge() -> Bridge:
@@ -123,9 +125,11 @@ def _telemetry_of(settings: Settings, cold_start: ColdStart, app_name: str) -> T
     return made
 
 
-def _home_of(app: object) -> str:
-    """Return the file or module that an app object is from, as far as it tells."""
-    module = getattr(app, "__module__", None) or type(app).__module__
-    if module != "__main__":
-        return str(module)
-    return os.path.basename(getattr(sys.modules["__main__"], "__file__", None) or "function")
+def _home_of(caller: FrameType) -> str:
+    """Return the file that makes a bridge, as ``TRACEDBRIDGE_APP`` would name it."""
+    file = caller.f_globals.get("__file__")
+    if not isinstance(file, str):
+        return str(caller.f_globals.get("__name__", "function"))
+    # Not the app object's module: that of a FastAPI() is FastAPI's.
+    path = os.path.relpath(file)
+    return os.path.basename(file) if path.startswith(os.pardir) else path

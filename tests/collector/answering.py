@@ -57,7 +57,9 @@ def run(app: str, events: list[dict[str, str]], folder: Path, environ: dict[str,
         env={
             **inherited,
             # An editable install need not be there.
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [inherited.get("PYTHONPATH")])]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(Path(__file__).parents[2]), *filter(None, [inherited.get("PYTHONPATH")])]
+            ),
             "TRACEDBRIDGE_APP": f"{app}.py",
             **environ,
         },

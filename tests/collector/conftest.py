@@ -8,14 +8,15 @@ import socket
 import subprocess
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.collector.sink import Sink
 
-__all__ = ("Collector", "collector")
+__all__ = ("Collector", "collector", "collector_in")
 
 # Rotel starts and ends in some milliseconds; only a test that fails waits for so long.
 _TIMEOUT_S = 20.0
@@ -75,6 +76,7 @@ class Collector:
         self.stop()
         assert self._process.returncode == 0, f"rotel ended with {self._process.returncode}\n{self.output()}"
         assert not self._sink.faults, f"{self._sink.faults}\nrotel said:\n{self.output()}"
+        self._sink.sort()
         return self._sink
 
     def stop(self) -> None:
@@ -97,17 +99,29 @@ class Collector:
         self._has_spoken.set()
 
 
-@pytest.fixture
-def collector(tmp_path: Path) -> Iterator[Collector]:
-    """A running collector; its output goes into the report of a test that fails."""
+@pytest.fixture(scope="module")
+def collector_in() -> Callable[[Path], AbstractContextManager[Collector]]:
+    """Return what runs a collector for the length of a block; its output goes into the report of a test that fails."""
     program = _program()
-    with Sink() as sink:
-        running = _started(program, tmp_path, sink)
-        try:
-            yield running
-        finally:
-            running.stop()
-            print(f"rotel said:\n{running.output()}")
+
+    @contextmanager
+    def running(folder: Path) -> Iterator[Collector]:
+        with Sink() as sink:
+            collector = _started(program, folder, sink)
+            try:
+                yield collector
+            finally:
+                collector.stop()
+                print(f"rotel said:\n{collector.output()}")
+
+    return running
+
+
+@pytest.fixture
+def collector(collector_in: Callable[[Path], AbstractContextManager[Collector]], tmp_path: Path) -> Iterator[Collector]:
+    """Run a collector for one test."""
+    with collector_in(tmp_path) as running:
+        yield running
 
 
 def _started(program: Path, folder: Path, sink: Sink) -> Collector:

@@ -1,7 +1,7 @@
 """
 An OTLP/HTTP backend for tests that keeps every message as it came.
 
-Decodes with opentelemetry-proto and nothing of ours, so that a fault in our own decoder cannot hide one in what we send.
+Decodes with opentelemetry-proto and nothing of ours, so that a fault in our decoder cannot hide one in what we send.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -37,7 +37,7 @@ _SILENCE_TIMEOUT_S = 30.0
 
 
 class ReceivedSpan(NamedTuple):
-    """A span and what it came with."""
+    """A span and what it came with; the scope is its name and version."""
 
     resource: Attributes
     scope: str
@@ -45,7 +45,7 @@ class ReceivedSpan(NamedTuple):
 
 
 class ReceivedMetric(NamedTuple):
-    """A metric and what it came with."""
+    """A metric and what it came with; the scope is its name and version."""
 
     resource: Attributes
     scope: str
@@ -53,7 +53,7 @@ class ReceivedMetric(NamedTuple):
 
 
 class ReceivedLog(NamedTuple):
-    """A log record and what it came with."""
+    """A log record and what it came with; the scope is its name and version."""
 
     resource: Attributes
     scope: str
@@ -78,6 +78,16 @@ class Sink:
     def endpoint(self) -> str:
         """The base URL, as ``OTEL_EXPORTER_OTLP_ENDPOINT`` wants it."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def everything(self) -> list[ReceivedSpan | ReceivedMetric | ReceivedLog]:
+        """Return what came, of all three signals."""
+        return [*self.spans, *self.metrics, *self.logs]
+
+    def sort(self) -> None:
+        """Put what came into the order of its own times; on the way through a collector one may overtake another."""
+        self.spans.sort(key=lambda each: each.item.start_time_unix_nano)
+        self.metrics.sort(key=lambda each: _collected_ns(each.item))
+        self.logs.sort(key=lambda each: each.item.time_unix_nano)
 
     def take(self, path: str, body: bytes) -> bytes:
         """
@@ -114,19 +124,19 @@ class Sink:
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             known = attributes_of(resource.resource.attributes)
             for scope in resource.scope_spans:
-                self.spans += (ReceivedSpan(known, scope.scope.name, span) for span in scope.spans)
+                self.spans += (ReceivedSpan(known, _named(scope.scope), span) for span in scope.spans)
 
     def _take_metrics(self, body: bytes) -> None:
         for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
             known = attributes_of(resource.resource.attributes)
             for scope in resource.scope_metrics:
-                self.metrics += (ReceivedMetric(known, scope.scope.name, metric) for metric in scope.metrics)
+                self.metrics += (ReceivedMetric(known, _named(scope.scope), metric) for metric in scope.metrics)
 
     def _take_logs(self, body: bytes) -> None:
         for resource in ExportLogsServiceRequest.FromString(body).resource_logs:
             known = attributes_of(resource.resource.attributes)
             for scope in resource.scope_logs:
-                self.logs += (ReceivedLog(known, scope.scope.name, record) for record in scope.log_records)
+                self.logs += (ReceivedLog(known, _named(scope.scope), record) for record in scope.log_records)
 
 
 class _Server(ThreadingHTTPServer):
@@ -179,6 +189,16 @@ class _Handler(BaseHTTPRequestHandler):
             yield self.rfile.read(size)
             self.rfile.readline()
         self.rfile.readline()
+
+
+def _collected_ns(metric: Metric) -> int:
+    times = [point.time_unix_nano for point in metric.sum.data_points]
+    times += [point.time_unix_nano for point in metric.histogram.data_points]
+    return max(times, default=0)
+
+
+def _named(scope: InstrumentationScope) -> str:
+    return f"{scope.name} {scope.version}".strip()
 
 
 def attributes_of(pairs: Any) -> Attributes:

@@ -76,12 +76,10 @@ class AsgiApp:
         """
         exchange = _Exchange(request, invocation, self._state)
         context = contextvars.copy_context()
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            self._serve(exchange, context)
-        else:
+        if _loop_runs_here():
             _off_loop(lambda: self._serve(exchange, context))
+        else:
+            self._serve(exchange, context)
         return exchange.response()
 
     def stop(self, timeout_s: float) -> None:
@@ -297,11 +295,18 @@ async def _until_deadline(task: asyncio.Task[None], exchange: _Exchange) -> None
         await asyncio.wait((task,), timeout=_CANCEL_GRACE_S)
 
 
-def _off_loop(work: Callable[[], None]) -> None:
-    """Run ``work`` on this thread, or on one of its own if this one's loop is running; raise what it raises."""
+def _loop_runs_here() -> bool:
+    # Asked and answered: what runs inside of an `except` has that exception in all of its tracebacks.
     try:
         asyncio.get_running_loop()
     except RuntimeError:
+        return False
+    return True
+
+
+def _off_loop(work: Callable[[], None]) -> None:
+    """Run ``work`` on this thread, or on one of its own if this one's loop is running; raise what it raises."""
+    if not _loop_runs_here():
         work()
         return
     raised: list[BaseException] = []

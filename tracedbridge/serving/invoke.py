@@ -63,14 +63,15 @@ def _answer(events: list[bytes], answers: BinaryIO) -> bool:
 
 
 def _explain(error: BaseException, what: str) -> bool:
-    from tracedbridge.errors import TracedBridgeError
+    from tracedbridge.errors import LoadError, TracedBridgeError
 
     if isinstance(error, KeyboardInterrupt):
         raise error
     if isinstance(error, TracedBridgeError):
         if error.__cause__ is not None:
             _print_traceback(error.__cause__)
-        _say(f"{what}: {error}")
+        # A LoadError begins with what could not be done, too.
+        _say(str(error) if isinstance(error, LoadError) else f"{what}: {error}")
     elif isinstance(error, SystemExit):
         _say(f"{what}: the app called sys.exit({error.code!r})")
     else:

@@ -62,9 +62,8 @@ def redacted_query(query: str) -> str:
     return _SECRET_VALUE.sub(r"\1\2=REDACTED", query)
 
 
-def request_attributes(request: Request) -> Attributes:
-    """Return what the request says, from the method to the user agent; no header values."""
-    method = known_method(request.method)
+def request_attributes(request: Request, method: str) -> Attributes:
+    """Return what the request says, from its `known_method` to the user agent; no other header values."""
     attributes: Attributes = {
         "http.request.method": method,
         "url.scheme": request.scheme,

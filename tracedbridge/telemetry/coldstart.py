@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from opentelemetry import trace as trace_api
 from opentelemetry.context import Context
-from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
+from opentelemetry.trace import SpanContext, TraceFlags
 
+from tracedbridge.telemetry.failures import fail
 from tracedbridge.telemetry.ids import random_span_id, start_pinned
 
 if TYPE_CHECKING:
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
 
     from tracedbridge.boot import ColdStart
     from tracedbridge.telemetry.metrics import Metrics
+    from tracedbridge.telemetry.points import Points
 
     ColdStartKind = Literal["on_demand", "proactive"]
 
-__all__ = ("ColdStartStory", "fail")
+__all__ = ("ColdStartStory",)
 
 # Phases that are drawn as spans of their own; the others are attributes of the cold start.
 _DRAWN = {"app_import": "import app", "lifespan": "lifespan startup"}
@@ -109,7 +111,7 @@ class ColdStartStory:
         span.end(begun_wall_ns + took_ns)
         return trace_api.set_span_in_context(span)
 
-    def measure(self, metrics: Metrics, context: Context | None) -> None:
+    def measure(self, metrics: Metrics | Points, context: Context | None) -> None:
         """Record its metrics."""
         kind = {"tracedbridge.coldstart.kind": self.kind}
         metrics.record("faas.coldstarts", 1, context, {"faas.trigger": "http", **kind})
@@ -162,14 +164,3 @@ def _failed_phase(phases: list[str]) -> str | None:
     if "app_resolve" in phases:
         return "lifespan startup"
     return None if "app_import" in phases else "import app"
-
-
-def fail(span: trace_api.Span, error: BaseException, at_ns: int) -> str:
-    """Show on a span that it ended in ``error`` at that wall-clock time; return the ``error.type``."""
-    # The app's own exception says more than the error of ours that wraps it.
-    shown = error.__cause__ or error
-    error_type = type(shown).__qualname__
-    span.record_exception(shown, timestamp=at_ns)
-    span.set_attribute("error.type", error_type)
-    span.set_status(Status(StatusCode.ERROR, str(shown)))
-    return error_type

@@ -58,7 +58,7 @@ def make_sinks(budget_ms: float) -> tuple[list[Sink], list[Any]]:
             if isinstance(made, Sink):
                 sinks.append(made)
                 if signal == "metrics":
-                    reader = MetricQueue(made.exporter)
+                    reader = MetricQueue(made.wire.exporter)
                     made.collect = reader.take
                     readers.append(reader)
             else:
@@ -68,65 +68,103 @@ def make_sinks(budget_ms: float) -> tuple[list[Sink], list[Any]]:
 
 
 def _make(signal: Signal, name: str, budget_ms: float) -> Any:
+    if name == "otlp" and protocol(signal) == "grpc":
+        return Sink(signal, "otlp over grpc", _Grpc(signal, budget_ms))
+    if name == "otlp":
+        return Sink(signal, name, _Http(signal))
     if name == "console":
-        exporter = _load(_CONSOLE[signal])()
-    elif name == "otlp":
-        return _otlp_grpc(signal, budget_ms) if protocol(signal) == "grpc" else _otlp_http(signal)
-    else:
-        made = entry_point(f"opentelemetry_{signal}_exporter", name)()
-        if not hasattr(made, "export"):
-            return made
-        exporter = made
+        return Sink(signal, name, _Plain(signal, _load(_CONSOLE[signal])()))
+    made = entry_point(f"opentelemetry_{signal}_exporter", name)()
+    return Sink(signal, name, _Plain(signal, made)) if hasattr(made, "export") else made
 
-    def export(batch: list[Any], deadline_ns: int) -> Outcome:
+
+class _Plain:
+    """An exporter that we know nothing about; implements `tracedbridge.telemetry.export.Wire`."""
+
+    def __init__(self, signal: Signal, exporter: Any) -> None:
+        self.exporter = exporter
+        self._takes_lists = signal != "metrics"
+        self._outcome: Outcome = ""
+
+    @property
+    def sends_at_once(self) -> bool:
+        return False
+
+    @property
+    def is_stale(self) -> bool:
+        return False
+
+    def send(self, batch: list[Any], deadline_ns: int) -> None:
         del deadline_ns
-        return _ok(exporter.export(batch[0] if signal == "metrics" else batch))
+        result = self.exporter.export(batch if self._takes_lists else batch[0])
+        # Three enums, one for each signal, with SUCCESS in each.
+        self._outcome = "" if getattr(result, "name", "") == "SUCCESS" else "failed"
 
-    return Sink(signal, name, exporter, export, lambda: None)
+    def outcome(self) -> Outcome:
+        return self._outcome
+
+    def abort(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.exporter.shutdown()
 
 
-def _otlp_http(signal: Signal) -> Sink:
-    from tracedbridge.telemetry.transport import BoundedSession
+class _Http(_Plain):
+    """The official OTLP/HTTP exporter, over a session of ours that keeps the deadline."""
 
-    session = BoundedSession()
-    exporter = _load(_HTTP[signal])(endpoint=endpoint_override(signal), session=session)
-    timeout_ns = _timeout_ns(exporter)
+    def __init__(self, signal: Signal) -> None:
+        from tracedbridge.telemetry.transport import BoundedSession
 
-    def export(batch: list[Any], deadline_ns: int) -> Outcome:
-        session.begin(min(deadline_ns, time.monotonic_ns() + timeout_ns))
-        sent = _ok(exporter.export(batch[0] if signal == "metrics" else batch))
+        self._session = BoundedSession()
+        super().__init__(signal, _load(_HTTP[signal])(endpoint=endpoint_override(signal), session=self._session))
+        self._timeout_ns = _timeout_ns(self.exporter)
+
+    @property
+    def sends_at_once(self) -> bool:
+        return self._session.is_connected
+
+    @property
+    def is_stale(self) -> bool:
+        return self._session.is_stale
+
+    def send(self, batch: list[Any], deadline_ns: int) -> None:
+        self._session.begin(min(deadline_ns, time.monotonic_ns() + self._timeout_ns))
+        super().send(batch, deadline_ns)
+
+    def outcome(self) -> Outcome:
+        session = self._session
+        session.read()
         if session.error is not None:
             return type(session.error).__name__
         if session.status is None:
             # It failed before it came to sending: the batch cannot be encoded, or is too large.
-            return sent or "not_sent"
+            return self._outcome or "not_sent"
         if 200 <= session.status < 300:
             return ""
         return UNSUPPORTED if session.status in (404, 405) else f"http_{session.status}"
 
-    return Sink(signal, "otlp", exporter, export, session.abort)
+    def abort(self) -> None:
+        self._session.abort()
 
 
-def _otlp_grpc(signal: Signal, budget_ms: float) -> Sink:
-    try:
-        make = _load(_GRPC[signal])
-    except ImportError as error:
-        raise ImportError(f"{error}: install tracedbridge[grpc]") from None
-    codes = _StatusCodes()
-    # Its own timeout bounds its retries; it ends about when we stop waiting for it.
-    exporter = make(timeout=budget_ms / 1000 if budget_ms > 0 else None)
-    logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").addFilter(codes)
+class _Grpc(_Plain):
+    """The official OTLP/gRPC exporter, whose own timeout bounds its retries."""
 
-    def export(batch: list[Any], deadline_ns: int) -> Outcome:
-        del deadline_ns
-        codes.last.code = ""
-        outcome = _ok(exporter.export(batch[0] if signal == "metrics" else batch))
-        if not outcome:
+    def __init__(self, signal: Signal, budget_ms: float) -> None:
+        try:
+            make = _load(_GRPC[signal])
+        except ImportError as error:
+            raise ImportError(f"{error}: install tracedbridge[grpc]") from None
+        super().__init__(signal, make(timeout=budget_ms / 1000 if budget_ms > 0 else None))
+        self._codes = _StatusCodes()
+        logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").addFilter(self._codes)
+
+    def outcome(self) -> Outcome:
+        if not self._outcome:
             return ""
-        code: str = codes.last.code or outcome
+        code = self._codes.taken() or self._outcome
         return UNSUPPORTED if code == "UNIMPLEMENTED" else code
-
-    return Sink(signal, "otlp over grpc", exporter, export, lambda: None)
 
 
 class _StatusCodes(logging.Filter):
@@ -138,7 +176,12 @@ class _StatusCodes(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.last = threading.local()
+        self._last = threading.local()
+
+    def taken(self) -> str:
+        """Return the last code that was logged on this thread, once."""
+        code: str = self._last.__dict__.pop("code", "")
+        return code
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not threading.current_thread().name.startswith("tracedbridge-"):
@@ -146,7 +189,7 @@ class _StatusCodes(logging.Filter):
         for argument in record.args or ():
             code = getattr(argument, "name", None)
             if isinstance(code, str):
-                self.last.code = code
+                self._last.code = code
         return False
 
 
@@ -156,11 +199,6 @@ def _load(place: tuple[str, str]) -> Callable[..., Any]:
     module, name = place
     loaded: Callable[..., Any] = getattr(import_module(module), name)
     return loaded
-
-
-def _ok(result: Any) -> Outcome:
-    # Three enums, one for each signal, with SUCCESS in each.
-    return "" if getattr(result, "name", "") == "SUCCESS" else "failed"
 
 
 def _timeout_ns(exporter: Any) -> int:

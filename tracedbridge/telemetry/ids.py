@@ -7,13 +7,14 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-__all__ = ("PinnedIds", "boot_context", "current_ids", "random_span_id", "start_boot", "start_pinned", "stop_boot")
+__all__ = ("PinnedIds", "context_now", "current_ids", "random_span_id", "start_boot", "start_pinned", "stop_boot")
 
 # Ids of the boot trace, until the first event comes; threads that the app starts while it is imported have no
 # context of ours, but their log lines belong to it all the same.
@@ -41,11 +42,12 @@ def current_ids(context: Context | None = None) -> tuple[str, str] | None:
     return f"{span_context.trace_id:032x}", f"{span_context.span_id:016x}"
 
 
-def boot_context() -> Context | None:
-    """Return a context with the boot trace, if nothing else is current and the first event has not come."""
-    if not _boot or trace_api.get_current_span().get_span_context().is_valid:
-        return None
-    return trace_api.set_span_in_context(trace_api.NonRecordingSpan(_boot[-1]))
+def context_now() -> Context:
+    """Return the current context, with the boot trace where it has no span and the first event has not come."""
+    context = context_api.get_current()
+    if _boot and not trace_api.get_current_span(context).get_span_context().is_valid:
+        return trace_api.set_span_in_context(trace_api.NonRecordingSpan(_boot[-1]), context)
+    return context
 
 
 class PinnedIds(IdGenerator):

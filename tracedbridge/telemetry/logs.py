@@ -7,33 +7,28 @@ structlog or logging, stays as it is.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from opentelemetry._logs import LogRecord, SeverityNumber
 
-from tracedbridge.telemetry.ids import boot_context, current_ids
+from tracedbridge.telemetry.ids import context_now, current_ids
+from tracedbridge.telemetry.records import LogFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import MutableMapping
 
-    from opentelemetry._logs import Logger
     from opentelemetry.context import Context
+
+    from tracedbridge.telemetry.pipeline import Pipeline
 
     EventDict = MutableMapping[str, Any]
 
 __all__ = ("Lines",)
 
-_SEVERITY = {
-    "debug": SeverityNumber.DEBUG,
-    "info": SeverityNumber.INFO,
-    "warning": SeverityNumber.WARN,
-    "error": SeverityNumber.ERROR,
-    "critical": SeverityNumber.FATAL,
-}
 _LEVELS = ((50, "critical"), (40, "error"), (30, "warning"), (20, "info"), (0, "debug"))
 
 # Of every LogRecord; what else is on one came by `extra=`.
@@ -62,16 +57,16 @@ class _Stdout:
 class Lines:
     """The log of one bridge."""
 
-    def __init__(self, otlp: Callable[[], Logger | None]) -> None:
+    def __init__(self, pipeline: Pipeline | None) -> None:
         """
         Args:
-            otlp: Gives the OpenTelemetry logger to use now; None if nobody takes records.
+            pipeline: Takes the records; None if there are to be none.
         """
-        self._otlp = otlp
+        self._pipeline = pipeline
         self._renderer = _renderer()
         self._own = structlog.wrap_logger(
             _Stdout(),
-            processors=[structlog.processors.TimeStamper("iso"), self._to_otlp, self._renderer],
+            processors=[structlog.processors.TimeStamper("iso"), self._renderer],
             wrapper_class=structlog.BoundLogger,
             cache_logger_on_first_use=True,
         ).bind()
@@ -85,12 +80,13 @@ class Lines:
         if not self._was_configured:
             structlog.configure(
                 processors=[
+                    # First: of the current span, and not of the invocation's, which the context variables hold.
+                    self._add_ids,
                     structlog.contextvars.merge_contextvars,
                     structlog.processors.add_log_level,
                     structlog.processors.StackInfoRenderer(),
                     structlog.processors.format_exc_info,
                     structlog.processors.TimeStamper("iso"),
-                    self._add_ids,
                     self._to_otlp,
                     self._renderer,
                 ],
@@ -136,7 +132,9 @@ class Lines:
 
     def write(self, level: str, event: str, fields: dict[str, Any], context: Context | None) -> None:
         """Write one line of our own; ``context`` is that of the span it belongs to."""
-        getattr(self._own, level)(event, level=level, _context=context, **fields)
+        if self._pipeline is not None:
+            self._pipeline.log(LogFacts(time.time_ns(), level, event, fields, context))
+        getattr(self._own, level)(event, level=level, **fields)
 
     def _is_ours(self) -> bool:
         processors = structlog.get_config()["processors"]
@@ -151,8 +149,7 @@ class Lines:
 
     def _to_otlp(self, logger: Any, method: str, event: EventDict) -> EventDict:
         del logger
-        context = event.pop("_context", None)
-        if (otlp := self._otlp()) is None:
+        if self._pipeline is None:
             return event
         attributes = {
             key: value if isinstance(value, (str, bool, int, float)) else str(value)
@@ -160,7 +157,8 @@ class Lines:
             if key not in ("event", "timestamp", "level", "trace_id", "span_id") and value is not None
         }
         level = str(event.get("level", method))
-        _emit(otlp, event.get("event", ""), level, attributes, time.time_ns(), context)
+        facts = LogFacts(time.time_ns(), level, str(event.get("event", "")), attributes, context_now())
+        self._pipeline.log(facts)
         return event
 
     def _note(self, record: logging.LogRecord) -> None:
@@ -172,7 +170,7 @@ class Lines:
                 record.__dict__.setdefault("span_id", ids[1])
             if "invocation_id" in bound:
                 record.__dict__.setdefault("invocation_id", bound["invocation_id"])
-            if record.name.startswith(_OWN_LOGGERS) or (otlp := self._otlp()) is None:
+            if self._pipeline is None or record.name.startswith(_OWN_LOGGERS):
                 return
             attributes: dict[str, Any] = {"logger": record.name}
             for key, value in vars(record).items():
@@ -183,25 +181,10 @@ class Lines:
                 attributes["exception.message"] = str(record.exc_info[1])
                 attributes["exception.stacktrace"] = logging.Formatter().formatException(record.exc_info)
             level = next(name for number, name in _LEVELS if record.levelno >= number)
-            _emit(otlp, record.getMessage(), level, attributes, int(record.created * 1e9), None)
+            facts = LogFacts(int(record.created * 1e9), level, record.getMessage(), attributes, context_now())
+            self._pipeline.log(facts)
         except Exception:  # noqa: BLE001 - a line that we cannot read is still the app's to write
             return
-
-
-def _emit(
-    otlp: Logger, body: Any, level: str, attributes: dict[str, Any], timestamp_ns: int, context: Context | None
-) -> None:
-    otlp.emit(
-        LogRecord(
-            timestamp=timestamp_ns,
-            observed_timestamp=time.time_ns(),
-            context=context or boot_context(),
-            severity_text=level.upper(),
-            severity_number=_SEVERITY.get(level, SeverityNumber.INFO),
-            body=body if isinstance(body, str) else str(body),
-            attributes=attributes,
-        )
-    )
 
 
 class _Structured(logging.Handler):
@@ -232,5 +215,18 @@ def _renderer() -> Any:
         is_terminal = False
     if is_terminal:
         return structlog.dev.ConsoleRenderer()
-    # `default=repr` of structlog: what JSON does not know is shown all the same.
-    return structlog.processors.JSONRenderer()
+    return structlog.processors.JSONRenderer(serializer=_serialize)
+
+
+def _shown(value: Any) -> Any:
+    # As structlog's own: what JSON does not know is shown all the same.
+    shown = getattr(value, "__structlog__", None)
+    return repr(value) if shown is None else shown()
+
+
+# json.dumps() with a `default` makes an encoder each time, a third of what the line costs.
+_encode = json.JSONEncoder(default=_shown).encode
+
+
+def _serialize(event: EventDict, **_: Any) -> str:
+    return _encode(event)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.metrics import Meter
 
-__all__ = ("INSTRUMENTS", "Instrument", "Metrics", "views")
+__all__ = ("BY_NAME", "INSTRUMENTS", "SCOPE", "Instrument", "Metrics", "views")
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _MIB = 1024 * 1024
@@ -96,6 +96,9 @@ INSTRUMENTS = (
 )  # fmt: skip
 
 
+BY_NAME = {each.name: each for each in INSTRUMENTS}
+
+
 def views() -> list[View]:
     """
     Return the views that drop the HTTP server metrics of others.
@@ -116,7 +119,7 @@ def _no_conflict(record: logging.LogRecord) -> bool:
 
 
 class Metrics:
-    """Our instruments, on one meter."""
+    """Our instruments, on somebody's meter."""
 
     def __init__(self, meter: Meter, function: str) -> None:
         """Create them all; ``function`` is the ``faas.name`` on every point."""

@@ -18,6 +18,7 @@ from tracedbridge.platforms import platform_of
 from tracedbridge.telemetry import environment
 from tracedbridge.telemetry.attributes import CapturedHeaders
 from tracedbridge.telemetry.coldstart import ColdStartStory
+from tracedbridge.telemetry.failures import message_of, type_of
 from tracedbridge.telemetry.guard import harmless
 from tracedbridge.telemetry.ids import start_boot, stop_boot
 from tracedbridge.telemetry.logs import Lines
@@ -28,8 +29,6 @@ from tracedbridge.telemetry.watch import Watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
-
-    from opentelemetry._logs import Logger
 
     from tracedbridge.boot import ColdStart
     from tracedbridge.messages import Invocation, Kind
@@ -58,7 +57,7 @@ class Middleware:
         self._story = ColdStartStory(cold_start, settings.proactive_after_ms, sampled=sampled)
         # Until an invocation takes it: that one owns the cold start.
         self._untold = [self._story]
-        self.lines = Lines(self._otlp_logger)
+        self.lines = Lines(self.pipeline)
         self.lines.install()
         if self.pipeline is not None:
             start_boot(self._story.boot)
@@ -115,14 +114,11 @@ class Middleware:
         self._send_rest()
         self.lines.uninstall()
 
-    def _otlp_logger(self) -> Logger | None:
-        return None if self.pipeline is None else self.pipeline.logger()
-
     @harmless
     def _load_failed(self, error: BaseException) -> None:
-        error_type = type(error.__cause__ or error).__qualname__
+        error_type = type_of(error.__cause__ or error)
         fields: dict[str, Any] = {"function": self.function, "cold_start": True, **self._story.log_fields()}
-        fields |= {"error": error_type, "error_message": str(error)}
+        fields |= {"error": error_type, "error_message": message_of(error)}
         context = None
         if self.pipeline is not None:
             boot = self._story.boot
@@ -142,7 +138,7 @@ class Middleware:
         if (metrics := self.pipeline.metrics()) is not None:
             attributes = {"phase": "shutdown"}
             if error is not None:
-                attributes["error.type"] = type(error.__cause__ or error).__qualname__
+                attributes["error.type"] = type_of(error.__cause__ or error)
             metrics.record("tracedbridge.lifespan.duration", took_ns / 1e9, context, attributes)
 
     @harmless

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context
+from opentelemetry.sdk.metrics import Histogram
+from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation
 from opentelemetry.sdk.trace.sampling import Sampler
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from tracedbridge.telemetry.environment import entry_point
-from tracedbridge.telemetry.export import Export, LogQueue, SpanQueue
+from tracedbridge.telemetry.environment import entry_point, size
+from tracedbridge.telemetry.export import Export, LogQueue, MetricQueue, SpanQueue
 from tracedbridge.telemetry.exporters import make_sinks
 from tracedbridge.telemetry.metrics import SCOPE, Metrics, views
+from tracedbridge.telemetry.points import Points
 from tracedbridge.telemetry.propagation import mend_no_propagation
 from tracedbridge.telemetry.providers import (
     SteppingLoggerProvider,
@@ -27,6 +33,8 @@ if TYPE_CHECKING:
     from opentelemetry._logs import Logger
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.trace import Tracer
+
+    from tracedbridge.telemetry.records import LogFacts
 
 __all__ = ("Pipeline",)
 
@@ -55,7 +63,7 @@ class Pipeline:
             budget_ms: How long a flush may take.
         """
         sinks, readers = make_sinks(budget_ms)
-        self.export = Export(sinks, budget_ms)
+        self.export = Export(sinks)
         self._function = function
         self._tracer_provider = SteppingTracerProvider(sampler=_sampler(), resource=resource, shutdown_on_exit=False)
         self._meter_provider = SteppingMeterProvider(readers, resource, views=views(), shutdown_on_exit=False)
@@ -64,6 +72,7 @@ class Pipeline:
             self._tracer_provider.add_span_processor(SpanQueue(spans))
         if records := self.export.sinks("logs"):
             self._logger_provider.add_log_record_processor(LogQueue(records))
+        self._points = _points_for(readers, resource, function)
         self._providers: dict[str, Any] = {
             "traces": self._tracer_provider,
             "metrics": self._meter_provider,
@@ -76,30 +85,43 @@ class Pipeline:
             if self._is_exported[signal]:
                 put_in_place(signal, provider)
         self._made: dict[str, tuple[Any, Any]] = {}
+        self._lines: deque[LogFacts] = deque()
+        self._max_lines = size("OTEL_BLRP_MAX_QUEUE_SIZE", 2048)
 
     def tracer(self) -> Tracer:
         """Return the tracer to use now: the app's provider's, once it has set one."""
         tracer: Tracer = self._current("traces", lambda provider: provider.get_tracer(SCOPE, _version()))
         return tracer
 
-    def metrics(self) -> Metrics | None:
-        """Return the instruments to use now, or None if nobody reads them."""
-        if not self._is_exported["metrics"] and self._other("metrics") is None:
-            return None
+    def metrics(self) -> Metrics | Points | None:
+        """Return what takes our metrics now, or None if nobody reads them."""
+        if self._other("metrics") is None:
+            if not self._is_exported["metrics"]:
+                return None
+            if self._points is not None:
+                return self._points
         made: Metrics = self._current(
             "metrics", lambda provider: Metrics(provider.get_meter(SCOPE, _version()), self._function)
         )
         return made
 
-    def logger(self) -> Logger | None:
-        """Return the logger to use now, or None if nobody takes records."""
-        if not self._is_exported["logs"] and self._other("logs") is None:
-            return None
-        logger: Logger = self._current("logs", lambda provider: provider.get_logger(SCOPE, _version()))
-        return logger
+    def log(self, facts: LogFacts) -> None:
+        """Take a log line: at once where the app's provider takes it, with the next flush where ours does."""
+        if self._other("logs") is not None:
+            self._logger().emit(facts.record())
+        elif not self._is_exported["logs"]:
+            return
+        elif len(self._lines) < self._max_lines:
+            self._lines.append(facts)
+        else:
+            self.export.count("logs", "queue_full", 1)
 
     def flush(self, budget_ms: float) -> None:
         """Export what there is, for at most ``budget_ms``, and count what came of it."""
+        # Here and not when they were written: a record is several times the cost of its facts.
+        with suppress(IndexError):
+            while True:
+                self._logger().emit(self._lines.popleft().record())
         took_ns = self.export.flush(budget_ms)
         if (metrics := self.metrics()) is not None:
             # Of this flush: they go out with the next one.
@@ -123,6 +145,10 @@ class Pipeline:
             take_away(signal, provider)
         self.export.close()
 
+    def _logger(self) -> Logger:
+        logger: Logger = self._current("logs", lambda provider: provider.get_logger(SCOPE, _version()))
+        return logger
+
     def _other(self, signal: str) -> Any:
         """Return the provider in charge if it is not ours."""
         provider = in_charge(signal)
@@ -137,6 +163,19 @@ class Pipeline:
             own = provider.own if isinstance(provider, _STEPPING) else provider
             made = self._made[signal] = (provider, make(own))
         return made[1]
+
+
+def _points_for(readers: list[Any], resource: Resource, function: str) -> Points | None:
+    """Return what aggregates our metrics in place, if the one reader there is leaves that to us."""
+    if len(readers) != 1 or not isinstance(readers[0], MetricQueue):
+        return None
+    reader = readers[0]
+    asked = (reader.aggregation or {}).get(Histogram)
+    if asked is not None and not isinstance(asked, ExplicitBucketHistogramAggregation):
+        # Exponential buckets: the SDK's instruments make them.
+        return None
+    reader.points = Points(resource, InstrumentationScope(SCOPE, _version()), function, reader.temporality)
+    return reader.points
 
 
 def _sampler() -> Sampler | None:

@@ -14,6 +14,7 @@ from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 from tracedbridge.errors import BadRequestError
 from tracedbridge.messages import Invocation
 from tracedbridge.telemetry.attributes import known_method, request_attributes
+from tracedbridge.telemetry.failures import message_of, show, type_of
 from tracedbridge.telemetry.guard import harmless
 from tracedbridge.telemetry.ids import start_pinned, stop_boot
 from tracedbridge.telemetry.propagation import parent_of, with_ids
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tracedbridge.telemetry.coldstart import ColdStartStory
     from tracedbridge.telemetry.metrics import Metrics
     from tracedbridge.telemetry.middleware import Middleware
+    from tracedbridge.telemetry.points import Points
 
 __all__ = ("Watch",)
 
@@ -56,6 +58,8 @@ class Watch(Invocation):
         self._started_ns: int | None = None
         self._story: ColdStartStory | None = None
         self._id = ""
+        # Of the conventions; the other one where the event holds no request.
+        self._method = "_OTHER"
 
     def __enter__(self) -> Self:
         """Take the time, and the cold start if nobody has it."""
@@ -95,6 +99,7 @@ class Watch(Invocation):
     @harmless
     def _open(self, request: Request) -> None:
         middleware = self._middleware
+        self._method = known_method(request.method)
         self._id = middleware.platform.invocation_id(request.headers, self._platform_context) or os.urandom(16).hex()
         if middleware.pipeline is None:
             self._bound = middleware.lines.bind(invocation_id=self._id)
@@ -150,7 +155,7 @@ class Watch(Invocation):
     def _error_type(self, status: int | None) -> str | None:
         """Return the exception's class, or the status of a 5xx; None for what is no failure of the function."""
         if self.error is not None and not isinstance(self.error, BadRequestError):
-            return type(self.error).__qualname__
+            return type_of(self.error)
         return str(status) if status is not None and status >= 500 else None
 
     def _start_span(self, request: Request | None) -> tuple[Span, Context]:
@@ -164,7 +169,7 @@ class Watch(Invocation):
             "faas.invocation_id": self._id,
         }
         if request is not None:
-            attributes.update(request_attributes(request))
+            attributes.update(request_attributes(request, self._method))
             attributes.update(middleware.captured.of_request(request.headers))
             attributes.update(middleware.platform.span_attributes(os.environ, request.headers))
         begun_wall_ns, trace_id = self._begun_wall_ns, None
@@ -177,7 +182,7 @@ class Watch(Invocation):
                 links.append(Link(story.boot))
         tracer = self._tracer = middleware.pipeline.tracer()
         span = self._span = start_pinned(
-            tracer, _span_name(request, None), trace_id=trace_id, context=parent, kind=SpanKind.SERVER,
+            tracer, _span_name(self._method, None), trace_id=trace_id, context=parent, kind=SpanKind.SERVER,
             attributes=attributes, links=links, start_time=begun_wall_ns,
         )  # fmt: skip
         self._parent = parent
@@ -192,24 +197,25 @@ class Watch(Invocation):
             # The app has set a provider of its own in its first request: it wins, this span included.
             self._span = _moved(self._span, tracer, self._parent)
         span = self._span
+        ended_wall_ns = self._begun_wall_ns + (ended_ns - self._begun_ns)
         if span.is_recording():
             attributes: dict[str, Any] = {}
             if self._route is not None:
                 attributes["http.route"] = self._route
-                span.update_name(_span_name(self.request, self._route))
+                span.update_name(_span_name(self._method, self._route))
             if status is not None:
                 attributes["http.response.status_code"] = status
             if self.response is not None:
                 attributes.update(self._middleware.captured.of_response(self.response.fields))
             if self.error is not None:
-                span.record_exception(self.error, escaped=status is None)
+                show(span, self.error, ended_wall_ns)
             if error_type is not None:
                 attributes["error.type"] = error_type
-                span.set_status(Status(StatusCode.ERROR, None if self.error is None else str(self.error)))
+                span.set_status(Status(StatusCode.ERROR, None if self.error is None else message_of(self.error)))
             span.set_attributes(attributes)
         if self._story is not None:
             self._draw_cold_start(self._story, span, tracer)
-        span.end(self._begun_wall_ns + (ended_ns - self._begun_ns))
+        span.end(ended_wall_ns)
 
     def _draw_cold_start(self, story: ColdStartStory, span: Span, tracer: Tracer) -> None:
         if story.kind != "on_demand":
@@ -221,7 +227,7 @@ class Watch(Invocation):
             story.draw_startup(tracer)
 
     def _measure(
-        self, metrics: Metrics, status: int | None, error_type: str | None, ended_ns: int, cpu_s: float
+        self, metrics: Metrics | Points, status: int | None, error_type: str | None, ended_ns: int, cpu_s: float
     ) -> None:
         context, request, record = self._context, self.request, metrics.record
         took_s = (ended_ns - self._begun_ns) / 1e9
@@ -239,7 +245,7 @@ class Watch(Invocation):
             record("tracedbridge.time_left", max(self.deadline_ns - ended_ns, 0) / 1e9, context, _TRIGGER)
         if request is not None:
             attributes: dict[str, Any] = {
-                "http.request.method": known_method(request.method),
+                "http.request.method": self._method,
                 "url.scheme": request.scheme,
                 "network.protocol.version": request.http_version,
             }
@@ -278,9 +284,9 @@ class Watch(Invocation):
         if self.timed_out:
             fields["timed_out"] = True
         if error is not None or error_type is not None:
-            fields["error"] = type(error).__qualname__ if error is not None else error_type
+            fields["error"] = type_of(error) if error is not None else error_type
         if error is not None:
-            fields["error_message"] = str(error)
+            fields["error_message"] = message_of(error)
         if self.notes:
             fields["handler_log"] = self.notes
         level = "error" if error_type is not None else "warning" if error is not None else "info"
@@ -304,11 +310,10 @@ def _moved(span: Any, tracer: Tracer, parent: Context | None) -> Span:
     return moved
 
 
-def _span_name(request: Request | None, route: str | None) -> str:
-    method = "_OTHER" if request is None else known_method(request.method)
+def _span_name(method: str, route: str | None) -> str:
     # The conventions' word for a method that they do not know.
-    method = "HTTP" if method == "_OTHER" else method
-    return method if route is None else f"{method} {route}"
+    name = "HTTP" if method == "_OTHER" else method
+    return name if route is None else f"{name} {route}"
 
 
 def _peak_memory_bytes() -> int | None:

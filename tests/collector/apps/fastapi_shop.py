@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from shop import look_up, open_shop
+
+from tests.collector.apps.shop import look_up, open_shop
 
 
 @asynccontextmanager

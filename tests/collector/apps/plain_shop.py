@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from shop import look_up, open_shop
+from tests.collector.apps.shop import look_up, open_shop
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:

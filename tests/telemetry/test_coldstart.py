@@ -1,0 +1,341 @@
+"""The cold start is told once: below the first SERVER span, or beside it, in the boot trace from its first moment."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from opentelemetry import trace
+
+from tests.support import HANG_S, Receive, Scope, Send, answer, event, no_lifespan, respond
+from tests.telemetry.apps import Pairs, asgi_around, lifespan_around
+from tests.telemetry.functions import Ran, json_lines, run_function
+from tests.telemetry.received import Received, child_of, drawn
+from tracedbridge import create_bridge
+
+pytestmark = pytest.mark.telemetry
+
+tracer = trace.get_tracer("shop")
+
+REMOTE_TRACE = "0af7651916cd43dd8448eb211c80319c"
+REMOTE_SPAN = "b7ad6b7169203331"
+REMOTE = {"traceparent": f"00-{REMOTE_TRACE}-{REMOTE_SPAN}-01"}
+
+COLD = "GET (server)\n  cold start\n    import app\n    lifespan startup"
+
+# Speaks everywhere that comes before the first event.
+EARLY = """
+import logging
+import structlog
+from opentelemetry import trace
+
+tracer = trace.get_tracer("shop")
+log = structlog.get_logger()
+
+with tracer.start_as_current_span("read config"):
+    log.warning("by structlog")
+    logging.getLogger("shop").warning("by logging")
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        with tracer.start_as_current_span("open pool"):
+            log.warning("in lifespan")
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    with tracer.start_as_current_span("query"):
+        log.warning("in a request")
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"ok"})
+"""
+
+
+def ok(headers: Pairs) -> str:
+    """Answer anything."""
+    return "ok"
+
+
+def started(startup: Callable[[], object] = lambda: None) -> Any:
+    """Return an app with a lifespan."""
+    return lifespan_around(ok, startup)
+
+
+def run_early(folder: Path, received: Received, *events: object, **environ: str) -> Ran:
+    """Run the app that speaks early, sending to ``received``."""
+    ran = run_function(
+        folder,
+        EARLY,
+        events,
+        OTEL_EXPORTER_OTLP_ENDPOINT=received.endpoint,
+        TRACEDBRIDGE_FLUSH_TIMEOUT_MS=str(HANG_S * 1000),
+        **environ,
+    )
+    assert (ran.code, ran.stderr) == (0, "")
+    return ran
+
+
+def test_first_and_second(received: Received) -> None:
+    """The first invocation has the cold start below it, the second one none."""
+    with create_bridge(started()) as bridge:
+        bridge(event(), None)
+        bridge(event(), None)
+    assert drawn(received.spans) == f"{COLD}\nGET (server)\nlifespan shutdown"
+    first, second = received.servers()
+    assert [span.attributes["faas.coldstart"] for span in (first, second)] == [True, False]
+    assert received.span("cold start").attributes["faas.coldstart"] is True
+
+
+def test_an_app_without_lifespan(received: Received) -> None:
+    """An app that has no lifespan has neither a startup nor a shutdown in its traces."""
+    with create_bridge(asgi_around(ok)) as bridge:
+        bridge(event(), None)
+    assert drawn(received.spans) == "GET (server)\n  cold start\n    import app"
+
+
+def test_times(received: Received) -> None:
+    """The SERVER span begins with the cold start and holds all of it; phases follow each other within it."""
+    with create_bridge(started(lambda: threading.Event().wait(0.02))) as bridge:
+        bridge(event(), None)
+    server, cold = received.server(), received.span("cold start")
+    assert server.start_ns == cold.start_ns
+    imported, lifespan = received.span("import app"), received.span("lifespan startup")
+    assert cold.start_ns <= imported.start_ns <= imported.end_ns <= lifespan.start_ns
+    assert lifespan.end_ns - lifespan.start_ns >= 20_000_000
+    assert lifespan.end_ns <= cold.end_ns <= server.end_ns
+
+
+def test_a_whole_process(tmp_path: Path, received: Received) -> None:
+    """Through ``vc_handler`` there is one root, which begins with the process, and the app's early spans are in it."""
+    ran = run_early(tmp_path, received, event(), event())
+    assert drawn(received.spans) == (
+        "GET (server)\n"
+        "  cold start\n"
+        "    import app\n"
+        "    read config\n"
+        "    lifespan startup\n"
+        "    open pool\n"
+        "  query\n"
+        "GET (server)\n"
+        "  query\n"
+        "lifespan shutdown"
+    )
+    first, _ = received.servers()
+    # The kernel rounds the start of a process down to its tick of 10 ms.
+    assert ran.spawned_ns - 20_000_000 <= first.start_ns <= ran.begun_ns
+    config, imported = received.span("read config"), received.span("import app")
+    assert imported.start_ns <= config.start_ns <= config.end_ns <= imported.end_ns
+    pool, lifespan = received.span("open pool"), received.span("lifespan startup")
+    assert lifespan.start_ns <= pool.start_ns <= pool.end_ns <= lifespan.end_ns
+    phases = [key for key in received.span("cold start").attributes if key.endswith("_ms")]
+    assert phases == [
+        f"tracedbridge.coldstart.{phase}_ms"
+        for phase in ("interpreter", "bridge", "telemetry", "app_import", "app_resolve", "lifespan")
+    ]
+
+
+def test_early_lines(tmp_path: Path, received: Received) -> None:
+    """Lines from before the first event are written at once, with the ids that its trace has later."""
+    ran = run_early(tmp_path, received, event())
+    server = received.server()
+    lines = {line["event"]: line for line in ran.lines}
+    assert list(lines) == ["by structlog", "by logging", "in lifespan", "in a request", "invocation"]
+    assert {line["trace_id"] for line in ran.lines} == {server.trace_id}
+    within = {"by structlog": "read config", "by logging": "read config", "in lifespan": "open pool", "in a request": "query"}
+    for said, name in within.items():
+        assert lines[said]["span_id"] == received.span(name).span_id
+        record = received.log(said)
+        assert (record.trace_id, record.span_id) == (server.trace_id, received.span(name).span_id)
+    assert "invocation_id" not in lines["in lifespan"]
+    assert lines["in a request"]["invocation_id"] == server.attributes["faas.invocation_id"]
+
+
+def test_early_lines_without_a_span(received: Received, capsys: pytest.CaptureFixture[str]) -> None:
+    """Outside of any span of the app early lines belong to the cold start, also in threads of the app's own."""
+
+    def startup() -> None:
+        structlog.get_logger().info("in lifespan")
+        thread = threading.Thread(target=structlog.get_logger().info, args=("in a thread",))
+        thread.start()
+        thread.join()
+
+    with create_bridge(started(startup)) as bridge:
+        structlog.get_logger().info("before the first event")
+        bridge(event(), None)
+        structlog.get_logger().info("between invocations")
+    cold = received.span("cold start")
+    *early, _, late = json_lines(capsys.readouterr().out)
+    assert [line["event"] for line in early] == ["in lifespan", "in a thread", "before the first event"]
+    for line in early:
+        assert (line["trace_id"], line["span_id"]) == (cold.trace_id, cold.span_id)
+        record = received.log(line["event"])
+        assert (record.trace_id, record.span_id) == (cold.trace_id, cold.span_id)
+    assert "trace_id" not in late
+
+
+def test_remote_parent(tmp_path: Path, received: Received) -> None:
+    """
+    With a remote parent the cold start goes into its trace.
+
+    The app's early spans stay where they were, below a root ``startup`` that the SERVER span links.
+    """
+    ran = run_early(tmp_path, received, event(headers=REMOTE))
+    assert drawn(received.spans) == (
+        "… GET (server) -> startup\n"
+        "  cold start\n"
+        "    import app\n"
+        "    lifespan startup\n"
+        "  query\n"
+        "startup\n"
+        "  read config\n"
+        "  open pool\n"
+        "lifespan shutdown"
+    )
+    server, startup = received.server(), received.span("startup")
+    assert (server.trace_id, server.parent_id) == (REMOTE_TRACE, REMOTE_SPAN)
+    assert startup.trace_id != REMOTE_TRACE
+    assert {line["trace_id"] for line in ran.lines[:3]} == {startup.trace_id}
+    assert {line["trace_id"] for line in ran.lines[3:]} == {REMOTE_TRACE}
+
+
+def test_the_platforms_boot_time(tmp_path: Path, received: Received) -> None:
+    """Where the platform says when it began to boot the function, the cold start begins there."""
+    booted_ms = time.monotonic() * 1e3 - 300
+    run_early(tmp_path, received, event(), __VC_PY_BOOT_START_MS=str(booted_ms))
+    offset_ms = (time.time() - time.monotonic()) * 1e3
+    assert received.server().start_ns / 1e6 == pytest.approx(booted_ms + offset_ms, abs=20)
+
+
+def test_proactive(received: Received, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app that was ready long before its first event has a cold start of its own, which the first one links."""
+    monkeypatch.setenv("TRACEDBRIDGE_PROACTIVE_AFTER_MS", "0")
+
+    def startup() -> None:
+        with tracer.start_as_current_span("open pool"):
+            pass
+
+    with create_bridge(started(startup)) as bridge:
+        bridge(event(), None)
+        bridge(event(), None)
+    assert drawn(received.spans) == (
+        "cold start\n"
+        "  import app\n"
+        "  lifespan startup\n"
+        "  open pool\n"
+        "GET (server) -> cold start\n"
+        "GET (server)\n"
+        "lifespan shutdown"
+    )
+    first, second = received.servers()
+    cold = received.span("cold start")
+    assert first.start_ns >= cold.end_ns
+    assert cold.trace_id not in (first.trace_id, second.trace_id)
+    assert first.attributes["tracedbridge.coldstart.kind"] == "proactive"
+    assert first.attributes["faas.coldstart"] is True
+    phases = {point.attributes["phase"] for point in received.histogram("tracedbridge.coldstart.phase.duration")}
+    assert "wait" not in phases, "the idle gap is nobody's waiting"
+
+
+def test_proactive_with_a_remote_parent(received: Received, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proactive start stays out of the caller's trace."""
+    monkeypatch.setenv("TRACEDBRIDGE_PROACTIVE_AFTER_MS", "0")
+    with create_bridge(started()) as bridge:
+        bridge(event(headers=REMOTE), None)
+    assert drawn(received.spans) == (
+        "cold start\n  import app\n  lifespan startup\n… GET (server) -> cold start\nlifespan shutdown"
+    )
+
+
+@pytest.mark.parametrize("worth", ["link", "ignore"])
+def test_a_parent_that_is_none(worth: str, received: Received, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A remote parent that is worth a link, or nothing, leaves the cold start in one root with the boot trace."""
+    monkeypatch.setenv("TRACEDBRIDGE_PARENT", worth)
+    with create_bridge(started()) as bridge:
+        bridge(event(headers=REMOTE), None)
+    assert drawn(received.spans) == COLD.replace(
+        "(server)", "(server) -> elsewhere" if worth == "link" else "(server)"
+    ) + "\nlifespan shutdown"
+
+
+def test_a_first_event_that_is_none(received: Received) -> None:
+    """The cold start belongs to the first event, whatever that is."""
+    with create_bridge(started()) as bridge:
+        bridge(event(path="no-slash"), None)
+        bridge(event(), None)
+    assert drawn(received.spans) == (
+        "HTTP (server) [exception]\n  cold start\n    import app\n    lifespan startup\nGET (server)\nlifespan shutdown"
+    )
+
+
+def test_handler_time(received: Received) -> None:
+    """Histograms take the handler's own time, though the first span is as long as the cold start."""
+    with create_bridge(started(lambda: threading.Event().wait(0.1))) as bridge:
+        bridge(event(), None)
+    server = received.server()
+    (invoked,) = received.histogram("faas.invoke_duration")
+    (begun,) = received.histogram("faas.init_duration")
+    assert begun.sum is not None
+    assert invoked.sum is not None
+    assert begun.sum >= 0.1
+    assert invoked.sum < 0.1
+    assert begun.sum + invoked.sum <= (server.end_ns - server.start_ns) / 1e9
+    assert invoked.attributes["faas.coldstart"] is True
+
+
+def test_the_line_tells_the_parts(received: Received, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first line tells the cold start and its phases, which add up; the second says that there was none."""
+    with create_bridge(started(lambda: threading.Event().wait(0.02))) as bridge:
+        bridge(event(), None)
+        bridge(event(), None)
+    first, second = json_lines(capsys.readouterr().out)
+    assert (first["cold_start"], first["cold_start_kind"]) == (True, "on_demand")
+    parts = [first[f"{phase}_ms"] for phase in ("app_import", "telemetry", "app_resolve", "lifespan")]
+    assert sum(parts) == pytest.approx(first["cold_start_ms"], abs=1)
+    assert first["lifespan_ms"] >= 20
+    assert second["cold_start"] is False
+    assert not [key for key in second if key.startswith("cold_start_")]
+
+
+def test_spans_of_shutdown(received: Received) -> None:
+    """What the app traces in its shutdown has a parent that is there."""
+
+    def shutdown() -> None:
+        with tracer.start_as_current_span("close pool"):
+            pass
+
+    with create_bridge(lifespan_around(ok, lambda: None, shutdown)) as bridge:
+        bridge(event(), None)
+    closed = received.span("close pool")
+    assert not closed.parent_id or [span for span in received.spans if child_of(span, closed)]
+
+
+def test_a_function_that_is_never_called(received: Received) -> None:
+    """A bridge that is closed without an event leaves the app's early spans below a root all the same."""
+
+    def startup() -> None:
+        with tracer.start_as_current_span("open pool"):
+            pass
+
+    with create_bridge(started(startup)):
+        pass
+    assert not [line for line in drawn(received.spans).splitlines() if line.startswith("…")]
+
+
+async def _slow(scope: Scope, receive: Receive, send: Send) -> None:
+    no_lifespan(scope)
+    await respond(send)
+
+
+def test_one_bridge_after_the_other(received: Received) -> None:
+    """Each bridge has a cold start of its own, in a trace of its own."""
+    for _ in range(2):
+        with create_bridge(_slow) as bridge:
+            assert json.loads(json.dumps(answer(bridge(event(), None)).status)) == 200
+    assert drawn(received.spans) == "\n".join(["GET (server)\n  cold start\n    import app"] * 2)

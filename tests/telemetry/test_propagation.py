@@ -1,0 +1,258 @@
+"""The caller's context comes in as the settings say, and this invocation's ids go on to the app, in its headers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from opentelemetry import baggage, trace
+from opentelemetry.propagate import inject
+
+from tests.support import HANG_S, Receive, Scope, Send, answer, event, no_lifespan, respond
+from tests.telemetry.apps import KINDS, Pairs, app_around, asgi_around
+from tests.telemetry.functions import run_function
+from tests.telemetry.received import Received, child_of, drawn
+from tracedbridge import create_bridge
+from tracedbridge.messages import Kind
+
+pytestmark = pytest.mark.telemetry
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+SPAN = "b7ad6b7169203331"
+CALLER = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "vendor=1,other=2", "baggage": "tenant=acme,plan=pro"}
+FIELDS = ("traceparent", "tracestate", "baggage")
+
+
+def trace_headers(headers: Pairs) -> str:
+    """Answer with the trace headers that the app sees."""
+    return json.dumps([pair for pair in headers if pair[0] in FIELDS])
+
+
+def seen_by(kind: Kind, headers: dict[str, str | list[str]]) -> Pairs:
+    """Return the trace headers that an app of that kind sees, in its second invocation."""
+    with create_bridge(app_around(kind, trace_headers)) as bridge:
+        bridge(event(), None)
+        told = json.loads(answer(bridge(event(headers=headers), None)).body)
+    return [(name, value) for name, value in told]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_apps_headers(kind: Kind, received: Received) -> None:
+    """The app sees this invocation's traceparent in place of the caller's, once; state and baggage go on."""
+    seen = seen_by(kind, {"TraceParent": CALLER["traceparent"], "tracestate": "vendor=1,other=2", "baggage": "tenant=acme"})
+    _, span = received.servers()
+    assert (span.trace_id, span.parent_id) == (TRACE, SPAN)
+    told = dict(seen)
+    assert len(seen) == len(told) == 3
+    assert told["traceparent"].rpartition("-")[0] == f"00-{TRACE}-{span.span_id}"
+    assert (told["tracestate"], told["baggage"]) == ("vendor=1,other=2", "tenant=acme")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_caller(kind: Kind, received: Received) -> None:
+    """Without a caller's context the app sees the ids of a new trace."""
+    seen = seen_by(kind, {})
+    _, span = received.servers()
+    ((name, value),) = seen
+    assert (name, value.rpartition("-")[0]) == ("traceparent", f"00-{span.trace_id}-{span.span_id}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("worth", "trace_id", "parent_id", "links", "passed"),
+    [
+        pytest.param("parent", TRACE, SPAN, [], {"tracestate", "baggage"}, id="parent"),
+        pytest.param("link", None, "", [(TRACE, SPAN)], {"baggage"}, id="link"),
+        pytest.param("ignore", None, "", [], set(), id="ignore"),
+    ],
+)
+def test_what_a_parent_is_worth(
+    kind: Kind,
+    worth: str,
+    trace_id: str | None,
+    parent_id: str,
+    links: Sequence[tuple[str, str]],
+    passed: set[str],
+    received: Received,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """TRACEDBRIDGE_PARENT makes a remote span the parent, a link, or nothing; the app is told the same."""
+    monkeypatch.setenv("TRACEDBRIDGE_PARENT", worth)
+    told = dict(seen_by(kind, dict(CALLER)))
+    _, span = received.servers()
+    assert span.parent_id == parent_id
+    assert (span.trace_id == TRACE) is (trace_id is not None)
+    assert [(link.trace_id, link.span_id) for link in span.links] == links
+    assert told.pop("traceparent").split("-")[1:3] == [span.trace_id, span.span_id]
+    assert set(told) == passed
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({"traceparent": "nonsense"}, id="no traceparent"),
+        pytest.param({"traceparent": f"00-{'0' * 32}-{SPAN}-01"}, id="trace id of zeros"),
+        pytest.param({"traceparent": f"00-{TRACE}-{'0' * 16}-01"}, id="span id of zeros"),
+        pytest.param({"traceparent": f"ff-{TRACE}-{SPAN}-01"}, id="forbidden version"),
+        pytest.param({"traceparent": ""}, id="empty"),
+        pytest.param({"traceparent": "é" * 55}, id="no ASCII"),
+        pytest.param({"tracestate": "vendor=1"}, id="state without parent"),
+    ],
+)
+def test_broken_callers(headers: dict[str, str], received: Received) -> None:
+    """A caller's context that is none counts for nothing, and is not handed on."""
+    with create_bridge(asgi_around(trace_headers)) as bridge:
+        told = dict(json.loads(answer(bridge(event(headers=headers), None)).body))
+    span = received.server()
+    assert (span.parent_id, span.links) == ("", ())
+    assert set(told) == {"traceparent"}
+    assert told["traceparent"].split("-")[1:3] == [span.trace_id, span.span_id]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param("tenant=acme,plan=pro", id="one header"),
+        pytest.param(["tenant=acme", "plan=pro"], id="two headers"),
+    ],
+)
+def test_baggage(sent: str | list[str], received: Received) -> None:
+    """Baggage is in the app's context, and on what the app sends on; of several headers all of it."""
+    seen: list[dict[str, object]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        no_lifespan(scope)
+        seen.append(dict(baggage.get_all()))
+        await respond(send)
+
+    with create_bridge(app) as bridge:
+        bridge(event(headers={"baggage": sent}), None)
+    assert seen == [{"tenant": "acme", "plan": "pro"}]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_clients_of_the_app(kind: Kind, received: Received) -> None:
+    """What the app injects into its own calls carries the span that is current there."""
+
+    def work(headers: Pairs) -> str:
+        with trace.get_tracer("shop").start_as_current_span("call the bank"):
+            carrier: dict[str, str] = {}
+            inject(carrier)
+        return carrier["traceparent"]
+
+    with create_bridge(app_around(kind, work)) as bridge:
+        told = answer(bridge(event(headers=dict(CALLER)), None)).body.decode()
+    called = received.span("call the bank")
+    assert told.split("-")[1:3] == [called.trace_id, called.span_id]
+    assert child_of(received.server(), called)
+    assert called.trace_id == TRACE
+
+
+ECHO = """
+import json
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    fields = {"traceparent", "tracestate", "baggage", "b3"}
+    told = {name.decode(): value.decode() for name, value in scope["headers"] if name.decode() in fields}
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": json.dumps(told).encode()})
+"""
+
+
+@pytest.mark.parametrize(
+    ("propagators", "is_child", "ours"),
+    [
+        pytest.param("tracecontext", True, {"traceparent", "tracestate"}, id="tracecontext"),
+        pytest.param("baggage", False, set(), id="baggage"),
+        pytest.param("none", False, set(), id="none"),
+        pytest.param("tracecontext,baggage", True, {"traceparent", "tracestate"}, id="the default, spelled out"),
+    ],
+)
+def test_propagators(propagators: str, is_child: bool, ours: set[str], tmp_path: Path, received: Received) -> None:
+    """OTEL_PROPAGATORS says which headers are read and replaced; the others stay the caller's."""
+    caller = {**CALLER, "b3": f"{TRACE}-{SPAN}-1"}
+    ran = run_function(
+        tmp_path,
+        ECHO,
+        [event(headers=caller)],
+        OTEL_PROPAGATORS=propagators,
+        OTEL_EXPORTER_OTLP_ENDPOINT=received.endpoint,
+        TRACEDBRIDGE_FLUSH_TIMEOUT_MS=str(HANG_S * 1000),
+    )
+    assert ran.stderr == ""
+    span = received.server()
+    assert (span.trace_id == TRACE) is is_child
+    told = json.loads(ran.answers[0]["body"])
+    assert set(told) == set(caller)
+    assert {name for name in told if told[name] != caller[name]} == ours - {"tracestate"}
+    if is_child:
+        assert told["traceparent"].split("-")[1:3] == [TRACE, span.span_id]
+
+
+def test_a_propagator_that_is_absent(tmp_path: Path) -> None:
+    """A propagator that is not installed is one warning by its name, and the function answers."""
+    ran = run_function(tmp_path, ECHO, [event(headers=CALLER)], OTEL_PROPAGATORS="b3multi,tracecontext")
+    assert ran.answers[0]["statusCode"] == 200
+    (warning,) = ran.stderr.splitlines()
+    assert "b3multi" in warning
+
+
+FASTAPI = """
+from fastapi import FastAPI
+from opentelemetry import trace
+
+app = FastAPI()
+
+@app.get("/items/{item_id}")
+async def item(item_id: int):
+    with trace.get_tracer("shop").start_as_current_span("query"):
+        return item_id
+"""
+
+
+@pytest.mark.frameworks
+@pytest.mark.parametrize("caller", [{}, CALLER], ids=["root", "with a caller"])
+def test_fastapi_joins(caller: dict[str, str], received: Received) -> None:
+    """FastAPI's own SERVER span is a child of ours, the app's spans are below it, and requests are counted once."""
+    from fastapi import FastAPI
+
+    app = FastAPI()
+
+    @app.get("/items/{item_id}")
+    async def item(item_id: int) -> int:
+        with trace.get_tracer("shop").start_as_current_span("query"):
+            return item_id
+
+    with create_bridge(app) as bridge:
+        bridge(event(path="/items/1"), None)
+        bridge(event(path="/items/2", headers=caller), None)
+    _, ours = received.servers()
+    theirs = [span for span in received.spans if span.kind == "server" and span.scope.name == "fastapi"]
+    (below,) = [span for span in theirs if child_of(ours, span)]
+    assert (ours.name, below.name, len(theirs)) == ("GET /items/{item_id}", "GET /items/{item_id}", 2)
+    assert len({span.trace_id for span in received.spans if span.start_ns >= ours.start_ns and span.end_ns <= ours.end_ns}) == 1
+    assert "    query" not in drawn(received.spans).splitlines()[0]
+    queries = [span for span in received.spans if span.name == "query" and span.trace_id == ours.trace_id]
+    assert len(queries) == 1
+    parents = {span.span_id: span for span in received.spans}
+    above = parents[queries[0].parent_id]
+    while above.scope.name == "fastapi" and above is not below:
+        above = parents[above.parent_id]
+    assert above is below
+    served = [metric for metric in received.metrics if metric.name.startswith("http.server.")]
+    assert {(metric.name, metric.scope.name) for metric in served} == {("http.server.request.duration", "tracedbridge")}
+    assert sum(point.count for point in received.histogram("http.server.request.duration")) == 2
+
+
+@pytest.mark.frameworks
+def test_fastapi_without_propagation(tmp_path: Path, received: Received) -> None:
+    """With OTEL_PROPAGATORS=none FastAPI, which fails then with any provider, answers here."""
+    ran = run_function(
+        tmp_path, FASTAPI, [event(path="/items/1")], OTEL_PROPAGATORS="none",
+        OTEL_EXPORTER_OTLP_ENDPOINT=received.endpoint, TRACEDBRIDGE_FLUSH_TIMEOUT_MS=str(HANG_S * 1000),
+    )  # fmt: skip
+    assert (ran.answers[0]["statusCode"], ran.answers[0]["body"]) == (200, "1")
+    assert len(received.servers()) == 1
