@@ -154,7 +154,7 @@ def test_a_bridge_changes_the_process_while_it_is_open(received: Received) -> No
     with create_bridge(asgi_around(ok)):
         during = (trace.get_tracer_provider(), metrics.get_meter_provider(), _logs.get_logger_provider())
         assert not set(map(id, before)) & set(map(id, during))
-        assert logging.Logger.callHandlers.__module__ == "tracedbridge.telemetry.logs"
+        assert logging.Logger.callHandlers.__module__ == "tracedbridge.telemetry.applines"
         assert structlog.is_configured()
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
 
@@ -305,8 +305,8 @@ def _raise(*args: object, **kwargs: object) -> None:
         "coldstart.ColdStartStory.measure",
         "detail.with_detail",
         "export.Export.flush",
-        "logs.Lines.bind",
-        "logs.Lines.write",
+        "lines.Lines.bind",
+        "lines.Lines.write",
         "middleware.Middleware.__init__",
         "pipeline.Pipeline.__init__",
         "pipeline.Pipeline.metrics",
@@ -336,8 +336,8 @@ def test_what_fails_inside(hook: str, received: Received, monkeypatch: pytest.Mo
     [
         ("coldstart.ColdStartStory.draw_shutdown", "Middleware._stopped"),
         ("export.Export.flush", "Watch._flush"),
-        ("logs.Lines.bind", "Watch._open"),
-        ("logs.Lines.write", "Watch._render"),
+        ("lines.Lines.bind", "Watch._open"),
+        ("lines.Lines.write", "Watch._render"),
     ],
 )
 def test_what_fails_inside_is_told(

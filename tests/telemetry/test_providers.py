@@ -30,11 +30,6 @@ Put = Callable[..., None]
 
 MOMENTS = ("before the bridge", "in lifespan", "in the first request", "in the second request")
 
-# Handed out before anything is set.
-early_tracer = trace.get_tracer("shop")
-early_logger = _logs.get_logger("shop")
-
-
 class Traces:
     """An app's own tracer provider, and what came of it."""
 
@@ -84,6 +79,8 @@ def run_at(moment: str, put: Callable[[], None], work: Callable[[], object]) -> 
 def test_tracer_provider(moment: str, own_providers: Put, received: Received) -> None:
     """A tracer provider of the app's gets the SERVER span and its children; after that ours exports no span."""
     own = Traces()
+    # Handed out before anything is set.
+    early_tracer = trace.get_tracer("shop")
     later_tracer: list[trace.Tracer] = []
 
     def work() -> None:
@@ -121,6 +118,7 @@ def test_a_provider_in_the_first_request(own_providers: Put, received: Received)
     So does what was below it: no half of a trace is left with us.
     """
     own = Traces()
+    early_tracer = trace.get_tracer("shop")
 
     def work(headers: Pairs) -> str:
         own_providers(traces=own.provider)
@@ -217,8 +215,8 @@ def test_meter_provider(moment: str, own_providers: Put, received: Received) -> 
 
 def test_instruments_from_before_the_bridge(received: Received) -> None:
     """Instruments and tracers that an app made before it was given to a bridge count for us."""
-    meter = metrics.get_meter("shop")
-    sold = meter.create_counter("shop.sold")
+    sold = metrics.get_meter("shop").create_counter("shop.sold")
+    early_tracer, early_logger = trace.get_tracer("shop"), _logs.get_logger("shop")
 
     def work(headers: Pairs) -> str:
         sold.add(2)
@@ -265,6 +263,7 @@ def test_logger_provider(moment: str, own_providers: Put, received: Received) ->
     kept = InMemoryLogRecordExporter()
     provider = LoggerProvider(shutdown_on_exit=False)
     provider.add_log_record_processor(SimpleLogRecordProcessor(kept))
+    early_logger = _logs.get_logger("shop")
     later: list[_logs.Logger] = []
 
     def work() -> None:

@@ -15,13 +15,13 @@ from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
 
 from tracedbridge.platforms import platform_of
-from tracedbridge.telemetry import environment
+from tracedbridge.telemetry import applines, environment
 from tracedbridge.telemetry.attributes import CapturedHeaders
 from tracedbridge.telemetry.coldstart import ColdStartStory
 from tracedbridge.telemetry.failures import message_of, type_of
 from tracedbridge.telemetry.guard import harmless
 from tracedbridge.telemetry.ids import start_boot, stop_boot
-from tracedbridge.telemetry.logs import Lines
+from tracedbridge.telemetry.lines import Lines
 from tracedbridge.telemetry.pipeline import Pipeline
 from tracedbridge.telemetry.resource import function_name, resource_of
 from tracedbridge.telemetry.watch import Watch
@@ -58,7 +58,7 @@ class Middleware:
         # Until an invocation takes it: that one owns the cold start.
         self._untold = [self._story]
         self.lines = Lines(self.pipeline)
-        self.lines.install()
+        applines.watch(self.pipeline)
         if self.pipeline is not None:
             start_boot(self._story.boot)
 
@@ -88,9 +88,9 @@ class Middleware:
         """Put the contrib ASGI middleware around an ASGI app, if ``TRACEDBRIDGE_ASGI_DETAIL`` asks for it."""
         if kind != "asgi" or not self.settings.asgi_detail or self.pipeline is None:
             return app
-        from tracedbridge.telemetry.detail import with_detail
-
-        return with_detail(app)
+        wrapped = [app]
+        self._add_detail(wrapped)
+        return wrapped[-1]
 
     def watch(self, context: object) -> AbstractContextManager[Invocation]:
         """Watch one invocation."""
@@ -112,10 +112,17 @@ class Middleware:
     def close(self) -> None:
         """Send what is left, and put back what was changed."""
         self._send_rest()
-        self.lines.uninstall()
+        applines.unwatch(self.pipeline)
+
+    @harmless
+    def _add_detail(self, wrapped: list[Callable[..., Any]]) -> None:
+        from tracedbridge.telemetry.detail import with_detail
+
+        wrapped.append(with_detail(wrapped[0]))
 
     @harmless
     def _load_failed(self, error: BaseException) -> None:
+        self._untold.clear()
         error_type = type_of(error.__cause__ or error)
         fields: dict[str, Any] = {"function": self.function, "cold_start": True, **self._story.log_fields()}
         fields |= {"error": error_type, "error_message": message_of(error)}
@@ -145,6 +152,12 @@ class Middleware:
     def _send_rest(self) -> None:
         if self.pipeline is not None:
             stop_boot(self._story.boot)
+            if (story := self.take_cold_start()) is not None:
+                # No event has come: what the app did until then would have no root.
+                story.kind = "proactive"
+                story.draw(self.pipeline.tracer(), None, own_id=True)
+                if (metrics := self.pipeline.metrics()) is not None:
+                    story.measure(metrics, None)
             try:
                 self.pipeline.flush(self.settings.flush_timeout_ms or _LAST_BUDGET_MS)
             finally:

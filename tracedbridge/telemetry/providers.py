@@ -51,6 +51,9 @@ def put_in_place(signal: str, provider: Any) -> bool:
     if getattr(module, name) is not None:
         return False
     setattr(module, name, provider)
+    if signal == "metrics":
+        # Instruments that the app made before: tracers and loggers look by themselves, these are told.
+        metrics_place._PROXY_METER_PROVIDER.on_set_meter_provider(provider)
     return True
 
 

@@ -66,10 +66,7 @@ class Watch(Invocation):
         self._begun_cpu_s = time.process_time()
         self._begun_wall_ns = time.time_ns()
         self._begun_ns = time.monotonic_ns()
-        story = self._story = self._middleware.take_cold_start()
-        if story is not None:
-            story.first_event(self._begun_ns)
-            stop_boot(story.boot)
+        self._begin()
         return self
 
     def arrived(self, request: Request) -> Request:
@@ -95,6 +92,13 @@ class Watch(Invocation):
         self._leave()
         self._render(ended_ns, escaped=error is not None)
         self._flush()
+
+    @harmless
+    def _begin(self) -> None:
+        story = self._story = self._middleware.take_cold_start()
+        if story is not None:
+            stop_boot(story.boot)
+            story.first_event(self._begun_ns)
 
     @harmless
     def _open(self, request: Request) -> None:
