@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Attributes = dict[str, str | int | float | bool | list[str]]
 
-__all__ = ("CapturedHeaders", "known_method", "redacted_query", "request_attributes")
+__all__ = ("CapturedHeaders", "known_method", "redacted_line", "redacted_query", "request_attributes")
 
 _METHODS = frozenset(
     ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
@@ -35,7 +35,10 @@ _SECRET_KEYS = (
     "AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature", "X-Goog-Credential", "X-Amz-Signature",
     "X-Amz-Credential", "X-Amz-Security-Token", "access_token", "api_key", "apikey", "password", "secret", "token",
 )  # fmt: skip
-_SECRET_VALUE = re.compile(rf"(?i)(^|[&;])({'|'.join(map(re.escape, _SECRET_KEYS))})=[^&;]*")
+_SECRET_PAIR = rf"(?i)(^|[&;?])({'|'.join(map(re.escape, _SECRET_KEYS))})="
+_SECRET_VALUE = re.compile(_SECRET_PAIR + r"[^&;]*")
+# In a line with more than a query, as http.server writes: "GET /a?sig=… HTTP/1.1" 200 -
+_SECRET_IN_LINE = re.compile(_SECRET_PAIR + r"[^&;\s]*")
 
 # Never shown, whatever the capture variables ask for.
 _SECRET_HEADERS = re.compile(
@@ -60,6 +63,11 @@ def redacted_query(query: str) -> str:
     if "=" not in query:
         return query
     return _SECRET_VALUE.sub(r"\1\2=REDACTED", query)
+
+
+def redacted_line(line: str) -> str:
+    """Return an access-log line with the queries in it as `redacted_query` gives them."""
+    return _SECRET_IN_LINE.sub(r"\1\2=REDACTED", line) if "=" in line else line
 
 
 def request_attributes(request: Request, method: str) -> Attributes:

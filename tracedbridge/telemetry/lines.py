@@ -29,8 +29,7 @@ class Stdout:
         try:
             sys.stdout.write(message + "\n")
             sys.stdout.flush()
-        except (OSError, ValueError, AttributeError):
-            # Closed, broken or None: a lost line must not cost a response.
+        except Exception:  # noqa: BLE001 - closed, broken, None: a lost line must not cost a response
             return
 
     log = debug = info = warn = warning = error = critical = exception = fatal = msg

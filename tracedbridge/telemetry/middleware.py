@@ -72,9 +72,11 @@ class Middleware:
     @contextmanager
     def loading(self) -> Iterator[None]:
         """Watch the load: the app's early spans and lines carry the boot trace; a failure is exported."""
-        token = None
+        token = bound = None
         if self.pipeline is not None:
-            token = context_api.attach(trace_api.set_span_in_context(trace_api.NonRecordingSpan(self._story.boot)))
+            boot = self._story.boot
+            token = context_api.attach(trace_api.set_span_in_context(trace_api.NonRecordingSpan(boot)))
+            bound = self.lines.bind(trace_id=f"{boot.trace_id:032x}", span_id=f"{boot.span_id:016x}")
         try:
             yield
         except BaseException as error:
@@ -83,6 +85,7 @@ class Middleware:
         finally:
             if token is not None:
                 context_api.detach(token)
+                self.lines.unbind(bound)
 
     def wrap(self, app: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
         """Put the contrib ASGI middleware around an ASGI app, if ``TRACEDBRIDGE_ASGI_DETAIL`` asks for it."""

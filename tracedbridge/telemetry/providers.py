@@ -39,6 +39,9 @@ _PLACES: dict[str, tuple[ModuleType, str]] = {
 }
 
 
+_PROXIES = metrics_place._PROXY_METER_PROVIDER
+
+
 def in_charge(signal: str) -> Any:
     """Return the provider that is global now, or None; never loads one, as asking the API would."""
     module, name = _PLACES[signal]
@@ -53,7 +56,7 @@ def put_in_place(signal: str, provider: Any) -> bool:
     setattr(module, name, provider)
     if signal == "metrics":
         # Instruments that the app made before: tracers and loggers look by themselves, these are told.
-        metrics_place._PROXY_METER_PROVIDER.on_set_meter_provider(provider)
+        _PROXIES.on_set_meter_provider(provider)
     return True
 
 
@@ -62,6 +65,9 @@ def take_away(signal: str, provider: Any) -> None:
     module, name = _PLACES[signal]
     if getattr(module, name) is provider:
         setattr(module, name, None)
+        if signal == "metrics" and _PROXIES._real_meter_provider is provider:
+            # Or meters that are asked for from now on would be ours, which nobody reads any more.
+            _PROXIES._real_meter_provider = None
 
 
 class SteppingTracerProvider(TracerProvider):

@@ -13,7 +13,7 @@ from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from tracedbridge.errors import BadRequestError
 from tracedbridge.messages import Invocation
-from tracedbridge.telemetry.attributes import known_method, request_attributes
+from tracedbridge.telemetry.attributes import known_method, redacted_line, request_attributes
 from tracedbridge.telemetry.failures import message_of, show, type_of
 from tracedbridge.telemetry.guard import harmless
 from tracedbridge.telemetry.ids import start_pinned, stop_boot
@@ -292,7 +292,7 @@ class Watch(Invocation):
         if error is not None:
             fields["error_message"] = message_of(error)
         if self.notes:
-            fields["handler_log"] = self.notes
+            fields["handler_log"] = [redacted_line(note) for note in self.notes]
         level = "error" if error_type is not None else "warning" if error is not None else "info"
         self._middleware.lines.write(level, "invocation", fields, self._context)
 
