@@ -24,44 +24,80 @@ __all__ = ("CONTENDERS", "WARM_UP_CALLS", "Contender")
 # Enough for every cache and lazy import; never measured.
 WARM_UP_CALLS = 100
 
+# What a browser sends for a page, and what Vercel's edge adds to it.
 HEADERS = {
     "host": "example.com",
-    "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
-    "accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
-    "accept-encoding": "gzip, deflate, br",
+    "user-agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36",
+    "accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
+    "accept-encoding": "gzip, deflate, br, zstd",
+    "accept-language": "en-GB,en;q=0.9",
+    "cache-control": "max-age=0",
+    "priority": "u=0, i",
+    "referer": "https://example.com/",
+    "sec-ch-ua-mobile": "?0",
+    "sec-ch-ua-platform": "Linux",
+    "sec-fetch-dest": "document",
+    "sec-fetch-mode": "navigate",
+    "sec-fetch-site": "same-origin",
+    "sec-fetch-user": "?1",
+    "upgrade-insecure-requests": "1",
+    "forwarded": "for=203.0.113.7;host=example.com;proto=https",
     "x-forwarded-for": "203.0.113.7",
-    "x-forwarded-proto": "https",
+    "x-forwarded-host": "example.com",
     "x-forwarded-port": "443",
+    "x-forwarded-proto": "https",
+    "x-real-ip": "203.0.113.7",
+    "x-vercel-deployment-url": "example-5f3a1c2b9-team.vercel.app",
+    "x-vercel-forwarded-for": "203.0.113.7",
+    "x-vercel-id": "fra1::iad1::5xk2p-1763800000000-0a1b2c3d4e5f",
+    "x-vercel-ip-city": "Frankfurt%20am%20Main",
+    "x-vercel-ip-continent": "EU",
+    "x-vercel-ip-country": "DE",
+    "x-vercel-ip-country-region": "HE",
+    "x-vercel-ip-latitude": "50.1155",
+    "x-vercel-ip-longitude": "8.6842",
+    "x-vercel-ip-timezone": "Europe/Berlin",
+    "x-vercel-ja4-digest": "t13d1516h2_8daaf6152771_02713d6af862",
 }
+# What a script sends to a bare host.
+FEW_HEADERS = {name: HEADERS[name] for name in ("host", "accept", "x-forwarded-for", "x-forwarded-proto")}
 
-# What Vercel hands over for `GET /hello?a=1`, and what API Gateway does for the same request.
-VERCEL_EVENT = {
-    "Action": "Invoke",
-    "body": json.dumps({"method": "GET", "host": "example.com", "path": "/hello?a=1", "headers": HEADERS}),
-}
-APIGW_EVENT = {
-    "version": "2.0",
-    "routeKey": "$default",
-    "rawPath": "/hello",
-    "rawQueryString": "a=1",
-    "headers": HEADERS,
-    "requestContext": {
-        "accountId": "123456789012",
-        "apiId": "api-id",
-        "domainName": "example.com",
-        "http": {
-            "method": "GET",
-            "path": "/hello",
-            "protocol": "HTTP/1.1",
-            "sourceIp": "203.0.113.7",
-            "userAgent": HEADERS["user-agent"],
-        },
-        "requestId": "id",
+
+def vercel_event(headers: dict[str, str]) -> dict[str, Any]:
+    """Return what Vercel hands over for `GET /hello?a=1`."""
+    request = {"method": "GET", "host": "example.com", "path": "/hello?a=1", "headers": headers}
+    return {"Action": "Invoke", "body": json.dumps(request)}
+
+
+def apigw_event(headers: dict[str, str]) -> dict[str, Any]:
+    """Return what API Gateway hands over for the same request (payload 2.0)."""
+    return {
+        "version": "2.0",
         "routeKey": "$default",
-        "stage": "$default",
-    },
-    "isBase64Encoded": False,
-}
+        "rawPath": "/hello",
+        "rawQueryString": "a=1",
+        "headers": headers,
+        "requestContext": {
+            "accountId": "123456789012",
+            "apiId": "api-id",
+            "domainName": "example.com",
+            "http": {
+                "method": "GET",
+                "path": "/hello",
+                "protocol": "HTTP/1.1",
+                "sourceIp": "203.0.113.7",
+                "userAgent": "Mozilla/5.0",
+            },
+            "requestId": "id",
+            "routeKey": "$default",
+            "stage": "$default",
+        },
+        "isBase64Encoded": False,
+    }
+
+
+VERCEL_EVENT = vercel_event(HEADERS)
+APIGW_EVENT = apigw_event(HEADERS)
 
 _BODY = b"Hello, world!\n"
 
@@ -115,29 +151,37 @@ def _nothing() -> None:
     return None
 
 
-def _tracedbridge(app: Any, kind: Any) -> Callable[[], Running]:
+def _tracedbridge(app: Any, kind: Any, headers: dict[str, str] = HEADERS) -> Callable[[], Running]:
     def make() -> Running:
         from tracedbridge import create_bridge
 
         bridge = create_bridge(app, kind=kind)
-        return Running(lambda: bridge(VERCEL_EVENT, None), bridge.close)
+        event = vercel_event(headers)
+        return Running(lambda: bridge(event, None), bridge.close)
 
     return make
 
 
-def _mangum() -> Running:
-    from mangum import Mangum
+def _mangum(headers: dict[str, str]) -> Callable[[], Running]:
+    def make() -> Running:
+        from mangum import Mangum
 
-    handler: Any = Mangum(asgi_app, lifespan="off")
-    context: Any = None
-    return Running(lambda: handler(APIGW_EVENT, context), _nothing)
+        handler: Any = Mangum(asgi_app, lifespan="off")
+        event, context = apigw_event(headers), None
+        return Running(lambda: handler(event, context), _nothing)
+
+    return make
 
 
-def _apig_wsgi() -> Running:
-    from apig_wsgi import make_lambda_handler
+def _apig_wsgi(headers: dict[str, str]) -> Callable[[], Running]:
+    def make() -> Running:
+        from apig_wsgi import make_lambda_handler
 
-    handler = make_lambda_handler(wsgi_app)
-    return Running(lambda: handler(APIGW_EVENT, None), _nothing)
+        handler = make_lambda_handler(wsgi_app)
+        event = apigw_event(headers)
+        return Running(lambda: handler(event, None), _nothing)
+
+    return make
 
 
 def _vercel_runtime() -> Running:
@@ -235,14 +279,22 @@ CONTENDERS = {
     "handler-off": Contender(
         "tracedbridge, handler class, telemetry off", _tracedbridge(HandlerApp, "http_server"), _OFF
     ),
+    "asgi-off-few": Contender(
+        "tracedbridge, ASGI, telemetry off, four headers", _tracedbridge(asgi_app, "asgi", FEW_HEADERS), _OFF
+    ),
+    "wsgi-off-few": Contender(
+        "tracedbridge, WSGI, telemetry off, four headers", _tracedbridge(wsgi_app, "wsgi", FEW_HEADERS), _OFF
+    ),
     "asgi-rendered": Contender("tracedbridge, ASGI, rendered", _tracedbridge(asgi_app, "asgi"), _RENDERED),
     "wsgi-rendered": Contender("tracedbridge, WSGI, rendered", _tracedbridge(wsgi_app, "wsgi"), _RENDERED),
     "handler-rendered": Contender(
         "tracedbridge, handler class, rendered", _tracedbridge(HandlerApp, "http_server"), _RENDERED
     ),
     "asgi-exported": Contender("tracedbridge, ASGI, exported", _tracedbridge(asgi_app, "asgi"), _EXPORTED),
-    "mangum": Contender('Mangum(lifespan="off")', _mangum, {}, "mangum"),
-    "apig-wsgi": Contender("apig-wsgi", _apig_wsgi, {}, "apig_wsgi"),
+    "mangum": Contender('Mangum(lifespan="off")', _mangum(HEADERS), {}, "mangum"),
+    "mangum-few": Contender('Mangum(lifespan="off"), four headers', _mangum(FEW_HEADERS), {}, "mangum"),
+    "apig-wsgi": Contender("apig-wsgi", _apig_wsgi(HEADERS), {}, "apig_wsgi"),
+    "apig-wsgi-few": Contender("apig-wsgi, four headers", _apig_wsgi(FEW_HEADERS), {}, "apig_wsgi"),
     "vercel-runtime": Contender("vercel-runtime vc_handler", _vercel_runtime, {}, "vercel_runtime"),
     "mangum-rendered": Contender(
         "Mangum, SDK, contrib middleware, unflushed", _mangum_with_sdk(flushed=False), _SDK, "mangum"

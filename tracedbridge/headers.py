@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ("LOWER_NAMES", "is_token", "is_value", "lower_name")
+__all__ = ("LOWER_NAMES", "Layout", "is_token", "is_value", "layout_of", "lower_name")
 
 is_token = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 
@@ -18,6 +18,39 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]").search
 # Names that `lower_name` has seen: the same few come with every request, and a look-up is cheaper than a call.
 LOWER_NAMES: dict[str, str] = {}
 _MAX_NAMES = 1024
+
+
+class Layout:
+    """Header names that come together, each once; looked at once for all requests that have just these."""
+
+    __slots__ = ("environ_keys", "names", "places", "raw_names")
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        """Take the names, lower-case."""
+        self.names = names
+        self.raw_names = tuple(name.encode("ascii") for name in names)
+        # Name → its index.
+        self.places = {name: place for place, name in enumerate(names)}
+        # What WSGI calls them, if each has a name of its own there; `tracedbridge.apps.wsgi` sets it.
+        self.environ_keys: tuple[str, ...] | None = None
+
+
+# By the names as they are written: the requests to a function have a handful of them.
+_layouts: dict[tuple[str, ...], Layout] = {}
+_MAX_LAYOUTS = 64
+
+
+def layout_of(written: tuple[str, ...]) -> Layout | None:
+    """Return the layout of these names, or None if one is no token, or there twice in another case."""
+    layout = _layouts.get(written)
+    if layout is None:
+        names = tuple(filter(None, map(lower_name, written)))
+        if len(set(names)) != len(written):
+            return None
+        layout = Layout(names)
+        if len(_layouts) < _MAX_LAYOUTS:
+            _layouts[written] = layout
+    return layout
 
 
 def lower_name(name: str) -> str | None:

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from tracedbridge.headers import Layout
+
 __all__ = ("App", "Event", "EventFormat", "Headers", "Invocation", "Kind", "Request", "Response", "Telemetry")
 
 Event = Any
@@ -23,44 +25,77 @@ Kind = Literal["asgi", "wsgi", "http_server"]
 class Request:
     """One HTTP request, decoded from an event."""
 
-    __slots__ = ("body", "client", "headers", "host", "http_version", "method", "port", "query", "raw_path", "scheme")
+    __slots__ = (
+        "_headers", "body", "client", "extra", "host", "http_version", "layout", "method", "port", "query", "raw_path",
+        "scheme", "values",
+    )  # fmt: skip
 
     def __init__(
         self,
         method: str,
         raw_path: str,
         query: str,
-        headers: Headers,
+        headers: Headers | None,
         body: bytes,
         scheme: str,
         host: str,
         port: int,
         client: str | None,
         http_version: str = "1.1",
+        layout: Layout | None = None,
+        values: list[str] | None = None,
     ) -> None:
         """
         Args:
             method: As sent, a token; usually upper-case.
             raw_path: Percent-encoded, printable ASCII, without the query; begins with ``/`` unless it is ``*``.
             query: Verbatim, percent-encoded, without the question mark.
-            headers: Names lower-case.
+            headers: Names lower-case; None where ``layout`` and ``values`` say the same.
             body: Whole, base64 and chunked coding undone.
             scheme: ``"http"`` or ``"https"``.
             host: Without port and brackets.
             port: The port of ``host``.
             client: Address of the client, if known.
             http_version: ``"1.0"`` or ``"1.1"``.
+            layout: The headers' names, if the format knows them as one.
+            values: The headers' values, in the order of ``layout``.
         """
         self.method = method
         self.raw_path = raw_path
         self.query = query
-        self.headers = headers
+        self._headers = headers
         self.body = body
         self.scheme = scheme
         self.host = host
         self.port = port
         self.client = client
         self.http_version = http_version
+        self.layout = layout
+        self.values = values
+        # Headers that were not in the event; they follow the others.
+        self.extra: Headers = []
+
+    @property
+    def headers(self) -> Headers:
+        """All headers, names lower-case; made of layout and values when they are first asked for."""
+        if self._headers is None:
+            assert self.layout is not None
+            assert self.values is not None
+            self._headers = list(zip(self.layout.names, self.values, strict=True))
+        return self._headers + self.extra if self.extra else self._headers
+
+    def first(self, name: str) -> str | None:
+        """Return the first value of a header of the event, by its lower-case name."""
+        if self.layout is not None and self.values is not None:
+            place = self.layout.places.get(name)
+            return None if place is None else self.values[place]
+        return next((value for each, value in self.headers if each == name), None)
+
+    def has_any(self, names: frozenset[str]) -> bool:
+        """Say whether a header of the event has one of these lower-case names."""
+        if self.layout is not None:
+            return not names.isdisjoint(self.layout.places)
+        return any(name in names for name, _ in self.headers)
 
 
 class Response:

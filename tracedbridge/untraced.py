@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tracedbridge.errors import BadRequestError
 from tracedbridge.messages import Invocation
 
 if TYPE_CHECKING:
@@ -57,5 +58,18 @@ class _Unwatched(Invocation):
     def __enter__(self) -> Invocation:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        return None
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        error = self.error
+        # What is raised is the platform's to show.
+        if error is not None and kind is None and not isinstance(error, BadRequestError):
+            _write(error)
+
+
+def _write(error: BaseException) -> None:
+    # As any server does. Only here: traceback is not cheap to import.
+    import traceback
+
+    try:
+        traceback.print_exception(error)
+    except Exception:  # noqa: BLE001 - an exception that cannot be printed, or a stderr that is closed
+        return

@@ -238,14 +238,18 @@ def raises_in_mid_response(self: BaseHTTPRequestHandler) -> None:
 
 @pytest.mark.parametrize("work", [raises, raises_in_mid_response])
 def test_handler_raises(work: Work, capfd: pytest.CaptureFixture[str]) -> None:
-    """An exception is a neutral 500, whatever was written before, and no traceback on stderr."""
+    """An exception is a neutral 500, whatever was written before; its traceback is on stderr, the access log is not."""
     with serve(handler(work)) as bridge:
         failed = answer(bridge(event()))
     assert (failed.status, failed.body) == (500, b"Internal Server Error")
-    assert capfd.readouterr() == ("", "")
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("Traceback")
+    assert "HTTP/1.1" not in printed.err
     with serve(handler(work), raise_errors="1") as bridge:
         with pytest.raises(ZeroDivisionError, match="secret"):
             bridge(event())
+    assert capfd.readouterr() == ("", "")
 
 
 def test_context() -> None:

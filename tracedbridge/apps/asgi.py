@@ -174,7 +174,7 @@ class _Exchange:
             "raw_path": request.raw_path.encode("ascii"),
             "query_string": request.query.encode("ascii"),
             "root_path": "",
-            "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers],
+            "headers": _raw(request),
             "client": None if request.client is None else (request.client, 0),
             "server": (request.host, request.port),
             "state": state.copy(),
@@ -358,6 +358,18 @@ async def _cancel_all() -> None:
         await asyncio.wait(tasks, timeout=_CANCEL_AT_END_S)
     closing = asyncio.ensure_future(asyncio.get_running_loop().shutdown_asyncgens())
     await asyncio.wait((closing,), timeout=_CANCEL_AT_END_S)
+
+
+def _raw(request: Request) -> list[tuple[bytes, bytes]]:
+    if request.layout is not None and request.values is not None:
+        # ASCII, all of them: that is what a layout is for.
+        raw = list(zip(request.layout.raw_names, map(str.encode, request.values), strict=False))
+        return raw + _encoded(request.extra) if request.extra else raw
+    return _encoded(request.headers)
+
+
+def _encoded(headers: Headers) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
 def _decoded(raw_path: str) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
 
+    from tracedbridge.headers import Layout
     from tracedbridge.messages import Headers, Invocation, Request
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
@@ -183,28 +184,37 @@ def _environ(request: Request) -> dict[str, Any]:
     }
     if request.client is not None:
         environ["REMOTE_ADDR"] = request.client
-    try:
-        # Nearly all requests: names seen before, no repeats.
-        headers = {_keys[name]: value for name, value in request.headers}
-    except KeyError:
-        headers = {}
-    if len(headers) != len(request.headers) or "HTTP_TRANSFER_ENCODING" in headers:
-        headers = _joined(request)
-    environ.update(headers)
+    layout, values = request.layout, request.values
+    if layout is not None and layout.environ_keys is None:
+        layout.environ_keys = _keys_of(layout)
+    if layout is not None and layout.environ_keys and values is not None:
+        # strict=False: they are as long as each other, and the check is as long as the rest.
+        environ.update(zip(layout.environ_keys, values, strict=False))
+        environ.update((_key(name), value) for name, value in request.extra)
+    else:
+        environ.update(_joined(request))
     return environ
+
+
+def _keys_of(layout: Layout) -> tuple[str, ...]:
+    """Return a key for each name, or none at all if one has no key of its own."""
+    if any("_" in name or name == "transfer-encoding" for name in layout.names):
+        return ()
+    return tuple(map(_key, layout.names))
+
+
+def _key(name: str) -> str:
+    key = name.upper().replace("-", "_")
+    return key if name in ("content-type", "content-length") else "HTTP_" + key
 
 
 def _joined(request: Request) -> dict[str, str]:
     headers: dict[str, str] = {}
     for name, value in request.headers:
-        key = name.upper().replace("-", "_")
-        if name not in ("content-type", "content-length"):
-            key = "HTTP_" + key
         if "_" in name:
             # `x_y` would become HTTP_X_Y, which is `x-y`.
             continue
-        if len(_keys) < _MAX_KEYS:
-            _keys[name] = key
+        key = _key(name)
         if key not in headers:
             headers[key] = value
         elif key.startswith("HTTP_"):
@@ -220,8 +230,3 @@ def _path_info(raw_path: str) -> str:
         # `OPTIONS *` asks about the server: there is no path, and PATH_INFO must begin with a slash or be empty.
         return ""
     return unquote_to_bytes(raw_path).decode("latin-1")
-
-
-# Of header names that have one; the same few come with every event.
-_keys: dict[str, str] = {}
-_MAX_KEYS = 512

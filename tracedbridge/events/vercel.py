@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tracedbridge.errors import BadRequestError, EventError
-from tracedbridge.headers import LOWER_NAMES, is_token, is_value, lower_name
+from tracedbridge.headers import is_token, is_value, layout_of, lower_name
 from tracedbridge.messages import Request
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ _TARGET = re.compile(r'/[!"$-~]*').fullmatch
 _DIGITS = re.compile(r"[0-9]{1,18}").fullmatch
 _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]*))(?::([0-9]{0,5}))?").fullmatch
 
+# Headers that tell of the request itself.
+_TELLING = ("host", "x-forwarded-proto", "x-real-ip", "x-forwarded-for", "content-length")
 # Two of these that differ are request smuggling.
 _SINGLE = frozenset(("content-length", "host"))
 _NO_HEADERS: dict[str, str] = {}
@@ -75,14 +77,24 @@ def decode(event: Event, context: object) -> Request:
     text: str = event["body"]
     # JSON writes control characters as escapes only. Looking at the whole text once is cheaper than at each value.
     is_plain = "\\" not in text and text.isascii() and "\x7f" not in text
-    headers, told = _headers(payload, is_plain=is_plain)
+    given = payload.get("headers") or _NO_HEADERS
     body = _body(payload)
+    # Nearly all events have the names of another one, each once, and plain strings: then they are left as they are.
+    layout = layout_of(tuple(given)) if is_plain and not body else None
+    values = _trimmed(given) if layout is not None else None
+    headers: Headers | None = None
+    if layout is not None and values is not None and "host" in layout.places:
+        places = layout.places
+        told = {name: values[places[name]] for name in _TELLING if name in places}
+    else:
+        layout = values = None
+        headers, told = _listed_headers(payload, given)
     if body or "content-length" in told:
         _check_length(headers, told, body)
     scheme, host, port = _origin(told.get("host"), told.get("x-forwarded-proto"))
     forwarded = told.get("x-real-ip") or told.get("x-forwarded-for")
     client = (forwarded.partition(",")[0].strip() or None) if forwarded else None
-    return Request(method, path, query, headers, body, scheme, host, port, client)
+    return Request(method, path, query, headers, body, scheme, host, port, client, "1.1", layout, values)
 
 
 def encode(response: Response, event: Event) -> dict[str, Any]:
@@ -130,27 +142,18 @@ def _keys(payload: dict[str, Any]) -> str:
     return ", ".join(sorted(payload)[:20]) or "nothing"
 
 
-def _headers(payload: dict[str, Any], *, is_plain: bool) -> tuple[Headers, dict[str, str]]:
-    """
-    Return all headers, and the first of each name.
+def _trimmed(given: dict[str, Any]) -> list[str] | None:
+    """Return the values without spaces around them, or None if one is no string."""
+    try:
+        return [value.strip() for value in given.values()]
+    except AttributeError:
+        return None
 
-    Args:
-        payload: The event's.
-        is_plain: No value in it can hold a control character or one outside ASCII.
-    """
-    given = payload.get("headers") or _NO_HEADERS
-    told: dict[str, str] = {}
-    if is_plain:
-        try:
-            # Nearly all events: strings only, names seen before, no repeats.
-            told = {LOWER_NAMES[name]: value.strip() for name, value in given.items()}
-        except (KeyError, AttributeError):
-            told = {}
-    if len(told) == len(given):
-        headers = list(told.items())
-    else:
-        headers = _checked_headers(given)
-        told = _first_of_each(headers)
+
+def _listed_headers(payload: dict[str, Any], given: dict[str, Any]) -> tuple[Headers, dict[str, str]]:
+    """Return all headers, and the first of each name, whatever they are like."""
+    headers = _checked_headers(given)
+    told = _first_of_each(headers)
     if "host" not in told and isinstance(host := payload.get("host"), str) and host:
         told["host"] = _value("host", host)
         headers.insert(0, ("host", told["host"]))
@@ -208,10 +211,10 @@ def _body(payload: dict[str, Any]) -> bytes:
         raise BadRequestError("the body has lone surrogates") from None
 
 
-def _check_length(headers: Headers, told: dict[str, str], body: bytes) -> None:
+def _check_length(headers: Headers | None, told: dict[str, str], body: bytes) -> None:
     length = told.get("content-length")
     if length is None:
-        if "transfer-encoding" not in told:
+        if headers is not None and "transfer-encoding" not in told:
             headers.append(("content-length", str(len(body))))
     elif not _DIGITS(length):
         raise BadRequestError("the content-length is not a number")

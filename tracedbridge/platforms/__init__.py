@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tracedbridge.messages import Headers
+    from tracedbridge.messages import Request
 
 __all__ = ("PLATFORMS", "Platform", "platform_of")
 
@@ -28,10 +28,10 @@ class Platform(Protocol):
     def resource_attributes(self, environ: Mapping[str, str]) -> dict[str, str | int]:
         """Return the attributes of the function's resource, by the semantic conventions."""
 
-    def invocation_id(self, headers: Headers, context: object) -> str | None:
+    def invocation_id(self, request: Request, context: object) -> str | None:
         """Return the platform's id of this invocation, if it has one."""
 
-    def span_attributes(self, environ: Mapping[str, str], headers: Headers) -> dict[str, str]:
+    def span_attributes(self, environ: Mapping[str, str], request: Request) -> dict[str, str]:
         """Return what only this platform says about an invocation."""
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tracedbridge.messages import Headers
+    from tracedbridge.messages import Request
 
 __all__ = ("function_name", "invocation_id", "matches", "resource_attributes", "span_attributes")
 
@@ -30,13 +30,13 @@ def resource_attributes(environ: Mapping[str, str]) -> dict[str, str | int]:
     return {}
 
 
-def invocation_id(headers: Headers, context: object) -> str | None:
+def invocation_id(request: Request, context: object) -> str | None:
     """Return None: an unknown host gives no id."""
-    del headers, context
+    del request, context
     return None
 
 
-def span_attributes(environ: Mapping[str, str], headers: Headers) -> dict[str, str]:
+def span_attributes(environ: Mapping[str, str], request: Request) -> dict[str, str]:
     """Return nothing."""
-    del environ, headers
+    del environ, request
     return {}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tracedbridge.messages import Headers
+    from tracedbridge.messages import Request
 
 __all__ = ("function_name", "invocation_id", "matches", "resource_attributes", "span_attributes")
 
@@ -50,19 +50,16 @@ def resource_attributes(environ: Mapping[str, str]) -> dict[str, str | int]:
     return attributes
 
 
-def invocation_id(headers: Headers, context: object) -> str | None:
+def invocation_id(request: Request, context: object) -> str | None:
     """Return the request's ``x-vercel-id``."""
     del context
-    for name, value in headers:
-        if name == "x-vercel-id":
-            return value
-    return None
+    return request.first("x-vercel-id")
 
 
-def span_attributes(environ: Mapping[str, str], headers: Headers) -> dict[str, str]:
+def span_attributes(environ: Mapping[str, str], request: Request) -> dict[str, str]:
     """Return ``vercel.request_id``, the last part of ``x-vercel-id``, and ``cloud.resource_id``."""
     attributes = {}
-    if whole := invocation_id(headers, None):
+    if whole := invocation_id(request, None):
         attributes["vercel.request_id"] = whole.rpartition("::")[2]
     if deployment := environ.get("VERCEL_DEPLOYMENT_ID"):
         attributes["cloud.resource_id"] = deployment

@@ -86,10 +86,9 @@ def request_attributes(request: Request, method: str) -> Attributes:
         attributes["url.query"] = redacted_query(request.query)
     if request.client is not None:
         attributes["client.address"] = request.client
-    for name, value in request.headers:
-        if name == "user-agent":
-            attributes["user_agent.original"] = value
-            break
+    user_agent = request.first("user-agent")
+    if user_agent is not None:
+        attributes["user_agent.original"] = user_agent
     return attributes
 
 
@@ -102,9 +101,9 @@ class CapturedHeaders:
         self._response = get_custom_headers(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE)
         self._sanitize = SanitizeValue(get_custom_headers(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS))
 
-    def of_request(self, headers: Headers) -> Attributes:
+    def of_request(self, request: Request) -> Attributes:
         """Return ``http.request.header.*``."""
-        return self._of(_by_name(headers), self._request, "http.request.header.") if self._request else {}
+        return self._of(_by_name(request.headers), self._request, "http.request.header.") if self._request else {}
 
     def of_response(self, fields: dict[str, list[str]]) -> Attributes:
         """Return ``http.response.header.*``."""

@@ -41,7 +41,8 @@ class ColdStartStory:
         """
         self._record = record
         self._proactive_after_ns = int(proactive_after_ms * 1e6)
-        flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
+        # The id is random, and says so where the API knows the bit, as the SDK does for roots.
+        flags = TraceFlags((TraceFlags.SAMPLED if sampled else 0) | getattr(TraceFlags, "RANDOM_TRACE_ID", 0))
         # What the app's own spans from before the first event have as parent.
         self.boot = SpanContext(record.trace_id, random_span_id(), is_remote=False, trace_flags=flags)
         self.kind: ColdStartKind = "on_demand"

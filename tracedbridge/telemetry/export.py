@@ -222,6 +222,7 @@ class Sink:
         """Give up on what is under way; its thread is free again as soon as its socket is."""
         self._is_late = True
         self.wire.abort()
+        self._warn("no answer within the budget")
 
     def end(self) -> None:
         """Have the thread end when it is done, and give back what is open."""
@@ -277,12 +278,16 @@ class Sink:
             self._unsupported = True
             self._queue.clear()
             _logger.warning("the OTLP backend takes no %s: none are sent to it any more", self.signal)
-        elif not outcome:
+        elif outcome:
+            self._warn(outcome)
+        else:
             self._warned = False
-        elif not self._warned:
-            # Once until it works again: a dead backend must not fill the app's log.
+
+    def _warn(self, reason: str) -> None:
+        # Once until it works again: a dead backend must not fill the app's log.
+        if not self._warned:
             self._warned = True
-            _logger.warning("could not export %s by %s: %s", self.signal, self.name, outcome)
+            _logger.warning("could not export %s by %s: %s", self.signal, self.name, reason)
 
 
 class Export:

@@ -157,13 +157,15 @@ class _Grpc(_Plain):
         except ImportError as error:
             raise ImportError(f"{error}: install tracedbridge[grpc]") from None
         super().__init__(signal, make(timeout=budget_ms / 1000 if budget_ms > 0 else None))
-        self._codes = _StatusCodes()
-        logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").addFilter(self._codes)
+        filters = logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").filters
+        if _CODES not in filters:
+            # First: the exporter's own filter drops a message that it has seen, that of another signal too.
+            filters.insert(0, _CODES)
 
     def outcome(self) -> Outcome:
         if not self._outcome:
             return ""
-        code = self._codes.taken() or self._outcome
+        code = _CODES.taken() or self._outcome
         return UNSUPPORTED if code == "UNIMPLEMENTED" else code
 
 
@@ -191,6 +193,10 @@ class _StatusCodes(logging.Filter):
             if isinstance(code, str):
                 self._last.code = code
         return False
+
+
+# One for all signals: the first filter that says no is the last one asked.
+_CODES = _StatusCodes()
 
 
 def _load(place: tuple[str, str]) -> Callable[..., Any]:

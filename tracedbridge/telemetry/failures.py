@@ -17,7 +17,7 @@ from opentelemetry.trace import Status, StatusCode
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-__all__ = ("encodable", "fail", "message_of", "show", "type_of")
+__all__ = ("encodable", "fail", "message_of", "show", "stacktrace_of", "type_of")
 
 
 def type_of(error: BaseException) -> str:
@@ -38,17 +38,21 @@ def encodable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
+def stacktrace_of(error: BaseException) -> str:
+    """Return the traceback as Python prints it, causes included where they can be printed."""
+    try:
+        return encodable("".join(traceback.format_exception(error)))
+    except Exception:  # noqa: BLE001 - as above, for its causes
+        return encodable("".join(traceback.format_tb(error.__traceback__)))
+
+
 def show(span: Span, error: BaseException, at_ns: int) -> None:
     """Add the event ``exception`` at that wall-clock time."""
     module, name = type(error).__module__, type_of(error)
-    try:
-        stacktrace = encodable("".join(traceback.format_exception(error)))
-    except Exception:  # noqa: BLE001 - as above, for its causes
-        stacktrace = encodable("".join(traceback.format_tb(error.__traceback__)))
     attributes = {
         "exception.type": name if module in ("builtins", "__main__") else f"{module}.{name}",
         "exception.message": message_of(error),
-        "exception.stacktrace": stacktrace,
+        "exception.stacktrace": stacktrace_of(error),
     }
     span.add_event("exception", attributes, at_ns)
 

@@ -72,20 +72,15 @@ class Middleware:
     @contextmanager
     def loading(self) -> Iterator[None]:
         """Watch the load: the app's early spans and lines carry the boot trace; a failure is exported."""
-        token = bound = None
-        if self.pipeline is not None:
-            boot = self._story.boot
-            token = context_api.attach(trace_api.set_span_in_context(trace_api.NonRecordingSpan(boot)))
-            bound = self.lines.bind(trace_id=f"{boot.trace_id:032x}", span_id=f"{boot.span_id:016x}")
+        attached: list[Any] = []
+        self._enter_boot(attached)
         try:
             yield
         except BaseException as error:
             self._load_failed(error)
             raise
         finally:
-            if token is not None:
-                context_api.detach(token)
-                self.lines.unbind(bound)
+            self._leave_boot(attached)
 
     def wrap(self, app: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
         """Put the contrib ASGI middleware around an ASGI app, if ``TRACEDBRIDGE_ASGI_DETAIL`` asks for it."""
@@ -116,6 +111,19 @@ class Middleware:
         """Send what is left, and put back what was changed."""
         self._send_rest()
         applines.unwatch(self.pipeline)
+
+    @harmless
+    def _enter_boot(self, attached: list[Any]) -> None:
+        if self.pipeline is not None:
+            boot = self._story.boot
+            attached.append(context_api.attach(trace_api.set_span_in_context(trace_api.NonRecordingSpan(boot))))
+            attached.append(self.lines.bind(trace_id=f"{boot.trace_id:032x}", span_id=f"{boot.span_id:016x}"))
+
+    @harmless
+    def _leave_boot(self, attached: list[Any]) -> None:
+        if attached:
+            context_api.detach(attached[0])
+            self.lines.unbind(attached[1])
 
     @harmless
     def _add_detail(self, wrapped: list[Callable[..., Any]]) -> None:

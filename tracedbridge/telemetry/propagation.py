@@ -14,18 +14,16 @@ from opentelemetry.propagators.textmap import Getter
 from tracedbridge.messages import Request
 
 if TYPE_CHECKING:
-    from tracedbridge.messages import Headers
     from tracedbridge.settings import Parent
 
 __all__ = ("mend_no_propagation", "parent_of", "with_ids")
 
 
-def parent_of(headers: Headers, worth: Parent) -> tuple[Context, trace_api.SpanContext | None]:
+def parent_of(request: Request | None, worth: Parent) -> tuple[Context, trace_api.SpanContext | None]:
     """Return the context to start a span in, and the remote span to link, if it is worth a link only."""
-    fields = _fields(propagate.get_global_textmap())
-    if worth == "ignore" or not any(name in fields for name, _ in headers):
+    if worth == "ignore" or request is None or not request.has_any(_fields(propagate.get_global_textmap())):
         return Context(), None
-    context = propagate.extract(headers, Context(), getter=_GETTER)
+    context = propagate.extract(request.headers, Context(), getter=_GETTER)
     if worth == "parent":
         return context, None
     remote = trace_api.get_current_span(context).get_span_context()
@@ -35,13 +33,16 @@ def parent_of(headers: Headers, worth: Parent) -> tuple[Context, trace_api.SpanC
 
 
 def with_ids(request: Request, context: Context) -> Request:
-    """Return the request with the context's trace headers in place of the caller's."""
+    """Return the request with the context's trace headers in place of the caller's; it may be the same one."""
     carrier: dict[str, str] = {}
     propagator = propagate.get_global_textmap()
     propagator.inject(carrier, context)
     # Replaced, not added: frameworks that trace by themselves would read the caller's first.
     ours = [(name.lower(), value) for name, value in carrier.items()]
     fields = _fields(propagator)
+    if not request.has_any(fields):
+        request.extra = ours
+        return request
     headers = [pair for pair in request.headers if pair[0] not in fields]
     return Request(
         request.method, request.raw_path, request.query, headers + ours, request.body, request.scheme, request.host,

@@ -26,6 +26,10 @@ _SEVERITY = {
 _IDS = ("trace_id", "span_id")
 
 
+# What the conventions call it: OpenTelemetry semantic conventions 1.44, "Exceptions in logs".
+_RENAMED = {"exception": "exception.stacktrace"}
+
+
 class LogFacts:
     """What one log line says."""
 
@@ -59,7 +63,7 @@ class LogFacts:
             severity_number=_SEVERITY.get(self.level, SeverityNumber.INFO),
             body=encodable(self.body),
             attributes={
-                key: encodable(value) if isinstance(value, str) else value
+                _RENAMED.get(key, key): encodable(value) if isinstance(value, str) else value
                 for key, value in self.attributes.items()
                 if key not in _IDS
             },

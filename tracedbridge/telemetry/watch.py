@@ -14,7 +14,7 @@ from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 from tracedbridge.errors import BadRequestError
 from tracedbridge.messages import Invocation
 from tracedbridge.telemetry.attributes import known_method, redacted_line, request_attributes
-from tracedbridge.telemetry.failures import message_of, show, type_of
+from tracedbridge.telemetry.failures import message_of, show, stacktrace_of, type_of
 from tracedbridge.telemetry.guard import harmless
 from tracedbridge.telemetry.ids import start_pinned, stop_boot
 from tracedbridge.telemetry.propagation import parent_of, with_ids
@@ -104,7 +104,7 @@ class Watch(Invocation):
     def _open(self, request: Request) -> None:
         middleware = self._middleware
         self._method = known_method(request.method)
-        self._id = middleware.platform.invocation_id(request.headers, self._platform_context) or os.urandom(16).hex()
+        self._id = middleware.platform.invocation_id(request, self._platform_context) or os.urandom(16).hex()
         if middleware.pipeline is None:
             self._bound = middleware.lines.bind(invocation_id=self._id)
             return
@@ -165,7 +165,7 @@ class Watch(Invocation):
     def _start_span(self, request: Request | None) -> tuple[Span, Context]:
         middleware, story = self._middleware, self._story
         assert middleware.pipeline is not None
-        parent, remote = parent_of([] if request is None else request.headers, middleware.settings.parent)
+        parent, remote = parent_of(request, middleware.settings.parent)
         links = [] if remote is None else [Link(remote)]
         attributes: dict[str, Any] = {
             "faas.trigger": "http",
@@ -174,8 +174,8 @@ class Watch(Invocation):
         }
         if request is not None:
             attributes.update(request_attributes(request, self._method))
-            attributes.update(middleware.captured.of_request(request.headers))
-            attributes.update(middleware.platform.span_attributes(os.environ, request.headers))
+            attributes.update(middleware.captured.of_request(request))
+            attributes.update(middleware.platform.span_attributes(os.environ, request))
         begun_wall_ns, trace_id = self._begun_wall_ns, None
         if story is not None:
             attributes["tracedbridge.coldstart.kind"] = story.kind
@@ -291,6 +291,9 @@ class Watch(Invocation):
             fields["error"] = type_of(error) if error is not None else error_type
         if error is not None:
             fields["error_message"] = message_of(error)
+            if not isinstance(error, BadRequestError):
+                # What any server writes to its log; nobody else does for an app that is called by us.
+                fields["exception"] = stacktrace_of(error)
         if self.notes:
             fields["handler_log"] = [redacted_line(note) for note in self.notes]
         level = "error" if error_type is not None else "warning" if error is not None else "info"
