@@ -156,7 +156,7 @@ def fails(path: str) -> Reply:
 
 
 def test_exception(made: Callable[[Work], object], capfd: pytest.CaptureFixture[str]) -> None:
-    """An app's exception is a 500 that tells nothing; with telemetry off its traceback is on stderr, as of any server."""
+    """An app's exception is a 500 that tells nothing; with telemetry off its traceback is on stderr."""
     with serve(made(fails)) as bridge:
         failed = answer(bridge(event()))
     assert (failed.status, failed.body) == (500, b"Internal Server Error")
