@@ -38,10 +38,12 @@ def seen_by(kind: Kind, headers: dict[str, str | list[str]]) -> Pairs:
     return [(name, value) for name, value in told]
 
 
+@pytest.mark.parametrize("more", [{}, {"x-many": ["1", "2"]}], ids=["each once", "a repeated header beside them"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_apps_headers(kind: Kind, received: Received) -> None:
+def test_the_apps_headers(kind: Kind, more: dict[str, list[str]], received: Received) -> None:
     """The app sees this invocation's traceparent in place of the caller's, once; state and baggage go on."""
-    seen = seen_by(kind, {"TraceParent": CALLER["traceparent"], "tracestate": "vendor=1,other=2", "baggage": "tenant=acme"})
+    caller: dict[str, str | list[str]] = {"TraceParent": CALLER["traceparent"], "baggage": "tenant=acme", **more}
+    seen = seen_by(kind, {"tracestate": "vendor=1,other=2", **caller})
     _, span = received.servers()
     assert (span.trace_id, span.parent_id) == (TRACE, SPAN)
     told = dict(seen)
@@ -57,6 +59,28 @@ def test_without_a_caller(kind: Kind, received: Received) -> None:
     _, span = received.servers()
     ((name, value),) = seen
     assert (name, value.rpartition("-")[0]) == ("traceparent", f"00-{span.trace_id}-{span.span_id}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_repeated_traceparent(kind: Kind, received: Received) -> None:
+    """Several traceparents are none, and the app sees one: ours."""
+    seen = seen_by(kind, {"traceparent": [CALLER["traceparent"], CALLER["traceparent"].replace("b7", "c7")]})
+    _, span = received.servers()
+    assert span.parent_id == ""
+    ((name, value),) = seen
+    assert value.split("-")[1:3] == [span.trace_id, span.span_id]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_headers(kind: Kind, received: Received) -> None:
+    """All other headers reach the app as without telemetry, in the same order."""
+    headers = {"accept": "*/*", "x-a": "1", **CALLER, "x-b": "2", "cookie": "a=b"}
+    told = []
+    for telemetry in (False, True):
+        with create_bridge(app_around(kind, lambda pairs: json.dumps(pairs)), telemetry=telemetry) as bridge:
+            pairs = json.loads(answer(bridge(event(headers=headers), None)).body)
+        told.append([pair for pair in pairs if pair[0] not in FIELDS])
+    assert told[0] == told[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,10 +6,12 @@ Source: OpenTelemetry semantic conventions 1.44, "HTTP server span" and "FaaS sp
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from opentelemetry.util.http import (
     OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS,
@@ -35,10 +37,10 @@ _SECRET_KEYS = (
     "AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature", "X-Goog-Credential", "X-Amz-Signature",
     "X-Amz-Credential", "X-Amz-Security-Token", "access_token", "api_key", "apikey", "password", "secret", "token",
 )  # fmt: skip
-_SECRET_PAIR = rf"(?i)(^|[&;?])({'|'.join(map(re.escape, _SECRET_KEYS))})="
-_SECRET_VALUE = re.compile(_SECRET_PAIR + r"[^&;]*")
+_SECRETS = frozenset(key.lower() for key in _SECRET_KEYS)
+_PAIR = re.compile(r"([^&;?=\s]+)=([^&;]*)")
 # In a line with more than a query, as http.server writes: "GET /a?sig=… HTTP/1.1" 200 -
-_SECRET_IN_LINE = re.compile(_SECRET_PAIR + r"[^&;\s]*")
+_PAIR_IN_LINE = re.compile(r"([^&;?=\s]+)=([^&;\s]*)")
 
 # Never shown, whatever the capture variables ask for.
 _SECRET_HEADERS = re.compile(
@@ -60,14 +62,18 @@ def _known_methods(asked: str) -> frozenset[str]:
 
 def redacted_query(query: str) -> str:
     """Return the query verbatim, but for the values of keys that are known to be secret."""
-    if "=" not in query:
-        return query
-    return _SECRET_VALUE.sub(r"\1\2=REDACTED", query)
+    return _PAIR.sub(_redacted, query) if "=" in query else query
 
 
 def redacted_line(line: str) -> str:
     """Return an access-log line with the queries in it as `redacted_query` gives them."""
-    return _SECRET_IN_LINE.sub(r"\1\2=REDACTED", line) if "=" in line else line
+    return _PAIR_IN_LINE.sub(_redacted, line) if "=" in line else line
+
+
+def _redacted(pair: re.Match[str]) -> str:
+    key = pair[1]
+    is_secret = (unquote(key) if "%" in key else key).lower() in _SECRETS
+    return f"{key}=REDACTED" if is_secret else pair[0]
 
 
 def request_attributes(request: Request, method: str) -> Attributes:
@@ -97,9 +103,9 @@ class CapturedHeaders:
 
     def __init__(self) -> None:
         """Read the variables."""
-        self._request = get_custom_headers(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST)
-        self._response = get_custom_headers(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE)
-        self._sanitize = SanitizeValue(get_custom_headers(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS))
+        self._request = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST)
+        self._response = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE)
+        self._sanitize = SanitizeValue(_patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS))
 
     def of_request(self, request: Request) -> Attributes:
         """Return ``http.request.header.*``."""
@@ -115,6 +121,18 @@ class CapturedHeaders:
             for name, values in fields.items()
         }
         return dict(self._sanitize.sanitize_header_values(values, asked, prefix.__add__))
+
+
+def _patterns(variable: str) -> list[str]:
+    patterns = get_custom_headers(variable)
+    try:
+        re.compile("|".join(patterns))
+    except re.error as error:
+        logging.getLogger("tracedbridge.telemetry").warning(
+            "%s=%r is ignored: no regular expressions: %s", variable, ",".join(patterns), error
+        )
+        return []
+    return patterns
 
 
 def _by_name(headers: Headers) -> dict[str, list[str]]:

@@ -11,9 +11,24 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any, Literal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
-__all__ = ("SIGNALS", "Signal", "endpoint_override", "entry_point", "exporter_names", "is_disabled", "protocol", "size")
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = (
+    "SIGNALS",
+    "Signal",
+    "endpoint_override",
+    "entry_point",
+    "exporter_names",
+    "is_disabled",
+    "protocol",
+    "size",
+    "timeout_ms",
+    "without_bad_values",
+)
 
 Signal = Literal["traces", "metrics", "logs"]
 SIGNALS: tuple[Signal, ...] = ("traces", "metrics", "logs")
@@ -71,6 +86,34 @@ def size(name: str, default: int) -> int:
     return default
 
 
+def timeout_ms(signal: Signal) -> float:
+    """
+    Return ``OTEL_EXPORTER_OTLP_TIMEOUT`` of a signal, in milliseconds.
+
+    The specification counts in milliseconds; the official Python exporters take the number for seconds.
+    """
+    text = _value(f"OTEL_EXPORTER_OTLP_{signal.upper()}_TIMEOUT") or _value("OTEL_EXPORTER_OTLP_TIMEOUT")
+    return float(text) if _is_duration(text) and float(text) > 0 else 10_000.0
+
+
+@contextmanager
+def without_bad_values() -> Iterator[None]:
+    """
+    Hide what means nothing while the SDK reads its variables; each is one warning.
+
+    The specification wants such a value to be as if it were not set; the SDK raises on some of them, and a function
+    would be without telemetry for a typing error.
+    """
+    bad = {name: os.environ[name] for name, is_good in _CHECKS.items() if _value(name) and not is_good(_value(name))}
+    for name, value in bad.items():
+        _logger.warning("%s=%r is ignored: it is no value that the OpenTelemetry specification knows", name, value)
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(bad)
+
+
 def entry_point(group: str, name: str) -> Any:
     """
     Load a component that an installed package offers.
@@ -83,6 +126,35 @@ def entry_point(group: str, name: str) -> Any:
     for found in entry_points(group=group, name=name):
         return found.load()
     raise LookupError(f"no installed package offers {name!r} in {group!r}")
+
+
+def _is_duration(text: str) -> bool:
+    try:
+        return 0 <= float(text) < float("inf")
+    except ValueError:
+        return False
+
+
+def _one_of(*choices: str) -> Callable[[str], bool]:
+    return lambda text: text.lower() in choices
+
+
+_CHECKS: dict[str, Callable[[str], bool]] = {
+    **{
+        f"OTEL_{name}_LIMIT": str.isdecimal
+        for name in (
+            "ATTRIBUTE_COUNT", "ATTRIBUTE_VALUE_LENGTH", "EVENT_ATTRIBUTE_COUNT", "LINK_ATTRIBUTE_COUNT",
+            "LOGRECORD_ATTRIBUTE_COUNT", "LOGRECORD_ATTRIBUTE_VALUE_LENGTH", "SPAN_ATTRIBUTE_COUNT",
+            "SPAN_ATTRIBUTE_VALUE_LENGTH", "SPAN_EVENT_COUNT", "SPAN_LINK_COUNT",
+        )
+    },
+    **{
+        f"OTEL_EXPORTER_OTLP_{signal}{name}": is_good
+        for signal in ("", "TRACES_", "METRICS_", "LOGS_")
+        for name, is_good in (("TIMEOUT", _is_duration), ("COMPRESSION", _one_of("none", "gzip", "deflate")))
+    },
+    "OTEL_METRICS_EXEMPLAR_FILTER": _one_of("always_on", "always_off", "trace_based"),
+}  # fmt: skip
 
 
 def _has_endpoint(signal: Signal) -> bool:

@@ -7,7 +7,14 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from tracedbridge.telemetry.environment import SIGNALS, endpoint_override, entry_point, exporter_names, protocol
+from tracedbridge.telemetry.environment import (
+    SIGNALS,
+    endpoint_override,
+    entry_point,
+    exporter_names,
+    protocol,
+    timeout_ms,
+)
 from tracedbridge.telemetry.export import UNSUPPORTED, MetricQueue, Outcome, Sink
 
 if TYPE_CHECKING:
@@ -118,7 +125,7 @@ class _Http(_Plain):
 
         self._session = BoundedSession()
         super().__init__(signal, _load(_HTTP[signal])(endpoint=endpoint_override(signal), session=self._session))
-        self._timeout_ns = _timeout_ns(self.exporter)
+        self._timeout_ns = int(timeout_ms(signal) * 1e6)
 
     @property
     def sends_at_once(self) -> bool:
@@ -156,7 +163,8 @@ class _Grpc(_Plain):
             make = _load(_GRPC[signal])
         except ImportError as error:
             raise ImportError(f"{error}: install tracedbridge[grpc]") from None
-        super().__init__(signal, make(timeout=budget_ms / 1000 if budget_ms > 0 else None))
+        told_ms = timeout_ms(signal)
+        super().__init__(signal, make(timeout=(min(budget_ms, told_ms) if budget_ms > 0 else told_ms) / 1000))
         filters = logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").filters
         if _CODES not in filters:
             # First: the exporter's own filter drops a message that it has seen, that of another signal too.
@@ -205,10 +213,3 @@ def _load(place: tuple[str, str]) -> Callable[..., Any]:
     module, name = place
     loaded: Callable[..., Any] = getattr(import_module(module), name)
     return loaded
-
-
-def _timeout_ns(exporter: Any) -> int:
-    # OTEL_EXPORTER_OTLP_TIMEOUT as the exporter read it, in seconds.
-    client = getattr(exporter, "_client", exporter)
-    timeout_s = getattr(client, "_timeout", 10.0)
-    return int(float(timeout_s) * 1e9)

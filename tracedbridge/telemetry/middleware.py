@@ -51,8 +51,9 @@ class Middleware:
         self.captured = CapturedHeaders()
         self.pipeline: Pipeline | None = None
         if not environment.is_disabled():
-            resource = resource_of(self.platform, self.function)
-            self.pipeline = Pipeline(resource, self.function, settings.flush_timeout_ms)
+            with environment.without_bad_values():
+                resource = resource_of(self.platform, self.function)
+                self.pipeline = Pipeline(resource, self.function, settings.flush_timeout_ms)
         sampled = self.pipeline is not None and self.pipeline.is_sampled(cold_start.trace_id)
         self._story = ColdStartStory(cold_start, settings.proactive_after_ms, sampled=sampled)
         # Until an invocation takes it: that one owns the cold start.

@@ -63,7 +63,9 @@ class BoundedSession(requests.Session):
         del args
         headers = {**dict(self.headers), **(kwargs.get("headers") or {})}
         try:
-            self._send(str(method), str(url), headers, kwargs.get("data") or b"")
+            # Exporters before 1.45 pass the certificates with each request.
+            tls = (kwargs.get("verify") or self.verify, kwargs.get("cert") or self.cert)
+            self._send(str(method), str(url), headers, kwargs.get("data") or b"", tls)
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._failed(error)
         response = requests.Response()
@@ -102,14 +104,14 @@ class BoundedSession(requests.Session):
             self.is_stale = True
         self._drop()
 
-    def _send(self, method: str, url: str, headers: dict[str, Any], body: bytes) -> None:
+    def _send(self, method: str, url: str, headers: dict[str, Any], body: bytes, tls: tuple[Any, Any]) -> None:
         parts = urlsplit(url)
         proxy = select_proxy(url, get_environ_proxies(url)) if self.trust_env and _has_proxies() else None
         place = (parts.scheme, parts.netloc, proxy)
         self._was_kept = self._socket is not None and self._place == place
         if not self._was_kept:
             self._drop()
-            connection = self._connect(parts, proxy)
+            connection = self._connect(parts, proxy, tls)
             self._connection, self._socket, self._place = connection, connection.sock, place
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         target = url if proxy and parts.scheme == "http" else path
@@ -157,7 +159,7 @@ class BoundedSession(requests.Session):
         self._was_kept = False
         return data
 
-    def _connect(self, parts: SplitResult, proxy: str | None) -> http.client.HTTPConnection:
+    def _connect(self, parts: SplitResult, proxy: str | None, tls: tuple[Any, Any]) -> http.client.HTTPConnection:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"the OTLP endpoint {parts.scheme}://{parts.hostname or ''} is no http or https URL")
         at = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else parts
@@ -165,7 +167,7 @@ class BoundedSession(requests.Session):
         timeout_s = self._left_s()
         connection: http.client.HTTPConnection
         if parts.scheme == "https":
-            connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=self._tls())
+            connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=_context(*tls))
             if proxy:
                 connection.set_tunnel(parts.hostname, parts.port or 443, _proxy_headers(at))
         else:
@@ -175,16 +177,6 @@ class BoundedSession(requests.Session):
             connection.close()
             raise TimeoutError("the deadline passed while connecting")
         return connection
-
-    def _tls(self) -> ssl.SSLContext:
-        told = self.verify if isinstance(self.verify, str) else None
-        bundle = told or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-        context = ssl.create_default_context(cafile=bundle or DEFAULT_CA_BUNDLE_PATH)
-        if isinstance(self.cert, tuple):
-            context.load_cert_chain(*self.cert)
-        elif self.cert:
-            context.load_cert_chain(self.cert)
-        return context
 
     def _left_s(self) -> float:
         left_s = (self._deadline_ns - time.monotonic_ns()) / 1e9
@@ -196,6 +188,17 @@ class BoundedSession(requests.Session):
         connection, self._connection, self._socket = self._connection, None, None
         if connection is not None:
             connection.close()
+
+
+def _context(verify: Any, cert: Any) -> ssl.SSLContext:
+    told = verify if isinstance(verify, str) else None
+    bundle = told or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    context = ssl.create_default_context(cafile=bundle or DEFAULT_CA_BUNDLE_PATH)
+    if isinstance(cert, tuple):
+        context.load_cert_chain(*cert)
+    elif cert:
+        context.load_cert_chain(cert)
+    return context
 
 
 def _parsed_head(head: bytes) -> tuple[bytes, int, dict[bytes, bytes]]:
