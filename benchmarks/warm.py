@@ -62,6 +62,9 @@ class Figures(NamedTuple):
 ROWS = (
     Row("asgi-off", "mangum", 1.35, 300),
     Row("wsgi-off", "apig-wsgi", 1.5, 300),
+    # Without bounds: what the number of headers does to the two rows above.
+    Row("asgi-off-few", "mangum-few", None, 300),
+    Row("wsgi-off-few", "apig-wsgi-few", None, 300),
     Row("handler-off", "vercel-runtime", 0.15, 40),
     Row("asgi-rendered", "mangum-rendered", 0.5, 50, signals=True),
     Row("asgi-exported", "mangum-exported", 0.7, 30, signals=True),

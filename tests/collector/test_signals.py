@@ -435,7 +435,7 @@ def _records(function: str, route: str | None) -> list[tuple[Any, ...]]:
             "interpreter", "bridge", "telemetry", "app_import", "app_resolve", "lifespan", "wait", "first_byte",
         )
     }  # fmt: skip
-    failure = {"error": "ValueError", "error_message": "no such item"}
+    failure = {"error": "ValueError", "error_message": "no such item", "exception.stacktrace": "<stack>"}
     return [
         ("WARNING", 13, "the shop opens", (0, "open the shop"), {"logger": "shop"}),
         *of_app(0, 7),

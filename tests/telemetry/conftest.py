@@ -111,6 +111,8 @@ def own_providers(plain_environment: None, monkeypatch: pytest.MonkeyPatch) -> C
     for place, _ in _PLACES.values():
         monkeypatch.setattr(place, None)
         monkeypatch.setattr(f"{place}_SET_ONCE", Once())
+    # Meters, other than tracers and loggers, come from whom this one was told last.
+    monkeypatch.setattr("opentelemetry.metrics._internal._PROXY_METER_PROVIDER._real_meter_provider", None)
 
     def put(**providers: object) -> None:
         for name, provider in providers.items():

@@ -202,11 +202,12 @@ async def app(scope, receive, send):
 
 
 def test_on_a_terminal(tmp_path: Path) -> None:
-    """On a terminal the lines are for people: no JSON, in colour, and still one line each."""
+    """On a terminal the lines are for people: no JSON, in colour, one line each, a traceback below its own."""
     screen = run_on_terminal(tmp_path, CHATTY, [event(path="/x"), event(path="/crash")])
-    lines = screen.splitlines()
+    lines = [line for line in screen.splitlines() if "trace_id" in line]
     assert len(lines) == 4
-    assert not any(line.startswith("{") for line in lines)
+    assert "ValueError: first" in screen.partition(lines[3])[2]
+    assert not any(line.startswith("{") for line in screen.splitlines())
     assert "\x1b[" in lines[0]
     plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
     for line, *parts in (
