@@ -35,7 +35,7 @@ def matches(environ: Mapping[str, str]) -> bool:
 
 def function_name(environ: Mapping[str, str], app: str) -> str:
     """Return ``repository/api/index`` for ``api/index.py``."""
-    path = app.removesuffix(".py").lstrip("./")
+    path = app.removesuffix(".py").removeprefix("./").lstrip("/")
     repository = environ.get("VERCEL_GIT_REPO_SLUG", "")
     return f"{repository}/{path}" if repository else path
 
@@ -51,9 +51,9 @@ def resource_attributes(environ: Mapping[str, str]) -> dict[str, str | int]:
 
 
 def invocation_id(request: Request, context: object) -> str | None:
-    """Return the request's ``x-vercel-id``."""
-    del context
-    return request.first("x-vercel-id")
+    """Return the context's ``aws_request_id``, else the request's ``x-vercel-id``."""
+    told = getattr(context, "aws_request_id", None)
+    return told if isinstance(told, str) and told else request.first("x-vercel-id")
 
 
 def span_attributes(environ: Mapping[str, str], request: Request) -> dict[str, str]:
