@@ -27,7 +27,7 @@ WARM_UP_CALLS = 100
 # What a browser sends for a page, and what Vercel's edge adds to it.
 HEADERS = {
     "host": "example.com",
-    "user-agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36",
+    "user-agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0 Safari/537.36",
     "accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
     "accept-encoding": "gzip, deflate, br, zstd",
     "accept-language": "en-GB,en;q=0.9",

@@ -110,8 +110,9 @@ def lowest_part() -> None:
     programs = environment("lowest", sys.executable, "uv")
     uv = programs / "uv"
     python = programs / "python"
-    run(uv, "pip", "install", "--quiet", "--python", python, "--resolution", "lowest-direct", "--editable", ".[cli,grpc]")
-    run(uv, "pip", "install", "--quiet", "--python", python, "pytest", "hypothesis", "rotel", "--editable", ".[cli,grpc]")
+    install = (uv, "pip", "install", "--quiet", "--python", python)
+    run(*install, "--resolution", "lowest-direct", "--editable", ".[cli,grpc]")
+    run(*install, "pytest", "hypothesis", "rotel")
     run(uv, "pip", "list", "--python", python)
     run(python, "-m", "pytest", "-q", "-m", "not frameworks")
 

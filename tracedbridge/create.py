@@ -131,5 +131,9 @@ def _home_of(caller: FrameType) -> str:
     if not isinstance(file, str):
         return str(caller.f_globals.get("__name__", "function"))
     # Not the app object's module: that of a FastAPI() is FastAPI's.
-    path = os.path.relpath(file)
+    try:
+        path = os.path.relpath(file)
+    except OSError:
+        # The working directory is gone.
+        path = os.pardir
     return os.path.basename(file) if path.startswith(os.pardir) else path

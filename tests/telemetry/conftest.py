@@ -94,7 +94,7 @@ def received(plain_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterat
         assert receiver.refusals == ()
 
 
-_PLACES = {
+_PLACES: dict[str, tuple[str, Any]] = {
     "traces": ("opentelemetry.trace._TRACER_PROVIDER", trace.set_tracer_provider),
     "metrics": ("opentelemetry.metrics._internal._METER_PROVIDER", metrics.set_meter_provider),
     "logs": ("opentelemetry._logs._internal._LOGGER_PROVIDER", _logs.set_logger_provider),
@@ -116,7 +116,6 @@ def own_providers(plain_environment: None, monkeypatch: pytest.MonkeyPatch) -> C
 
     def put(**providers: object) -> None:
         for name, provider in providers.items():
-            setter: Callable[[Any], None] = _PLACES[name][1]
-            setter(provider)
+            _PLACES[name][1](provider)
 
     return put

@@ -96,7 +96,7 @@ def drawn(spans: Iterable[SpanRecord]) -> str:
         if span.kind != "internal":
             text += f" ({span.kind})"
         if span.status == "error":
-            text += f" ! {span.attributes.get('error.type')}"
+            text += f" ! {span.attributes.get('error.type')!s}"
         if span.events:
             text += f" [{', '.join(event.name for event in span.events)}]"
         for link in span.links:
@@ -129,6 +129,4 @@ def child_of(parent: SpanRecord, span: SpanRecord) -> bool:
 
 def steady(attributes: dict[str, Value], *moving: str) -> dict[str, Value]:
     """Return attributes to compare: of those named, and of every duration, only that it is there."""
-    return {
-        key: "…" if key in moving or key.endswith("_ms") else value for key, value in attributes.items()
-    }
+    return {key: "…" if key in moving or key.endswith("_ms") else value for key, value in attributes.items()}

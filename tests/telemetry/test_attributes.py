@@ -95,9 +95,7 @@ def test_path(path: str, received: Received) -> None:
         pytest.param({"x-forwarded-proto": "http", "host": "a"}, None, ("http", "a", 80), id="plain HTTP"),
     ],
 )
-def test_server(
-    headers: dict[str, str], host: str | None, expected: tuple[str, str, int], received: Received
-) -> None:
+def test_server(headers: dict[str, str], host: str | None, expected: tuple[str, str, int], received: Received) -> None:
     """Scheme, address and port of the server are those that the client asked for."""
     attributes = attributes_of(received, headers=headers, **({"host": host} if host else {}))
     assert tuple(attributes[key] for key in ("url.scheme", "server.address", "server.port")) == expected
@@ -193,7 +191,7 @@ def test_all_headers(received: Received, monkeypatch: pytest.MonkeyPatch) -> Non
     """Who asks for everything gets everything but secrets, on the span and nowhere else."""
     monkeypatch.setenv(ASKED_REQUEST, ".*")
     monkeypatch.setenv(ASKED_RESPONSE, ".*")
-    secret = {name: "S3CRET" for name in ("Authorization", "Proxy-Authorization", "Cookie", "X-Api-Key", "X-Auth-Token")}
+    secret = dict.fromkeys(("Authorization", "Proxy-Authorization", "Cookie", "X-Api-Key", "X-Auth-Token"), "S3CRET")
     with create_bridge(_answer) as bridge:
         bridge(event(headers={**secret, "accept": "text/html"}), None)
     attributes = received.server().attributes

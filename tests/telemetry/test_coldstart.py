@@ -148,7 +148,12 @@ def test_early_lines(tmp_path: Path, received: Received) -> None:
     lines = {line["event"]: line for line in ran.lines}
     assert list(lines) == ["by structlog", "by logging", "in lifespan", "in a request", "invocation"]
     assert {line["trace_id"] for line in ran.lines} == {server.trace_id}
-    within = {"by structlog": "read config", "by logging": "read config", "in lifespan": "open pool", "in a request": "query"}
+    within = {
+        "by structlog": "read config",
+        "by logging": "read config",
+        "in lifespan": "open pool",
+        "in a request": "query",
+    }
     for said, name in within.items():
         assert lines[said]["span_id"] == received.span(name).span_id
         record = received.log(said)
@@ -259,9 +264,10 @@ def test_a_parent_that_is_none(worth: str, received: Received, monkeypatch: pyte
     monkeypatch.setenv("TRACEDBRIDGE_PARENT", worth)
     with create_bridge(started()) as bridge:
         bridge(event(headers=REMOTE), None)
-    assert drawn(received.spans) == COLD.replace(
-        "(server)", "(server) -> elsewhere" if worth == "link" else "(server)"
-    ) + "\nlifespan shutdown"
+    assert (
+        drawn(received.spans)
+        == COLD.replace("(server)", "(server) -> elsewhere" if worth == "link" else "(server)") + "\nlifespan shutdown"
+    )
 
 
 def test_a_first_event_that_is_none(received: Received) -> None:

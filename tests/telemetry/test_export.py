@@ -15,7 +15,7 @@ from opentelemetry._logs import get_logger
 
 from tests.support import Answer, answer, event
 from tests.telemetry.apps import Pairs, asgi_around
-from tests.telemetry.backends import Backend, Behaviour, answering, dripping, in_turn, silent
+from tests.telemetry.backends import Backend, Behaviour, Exchange, answering, dripping, in_turn, silent
 from tests.telemetry.received import Received
 from tracedbridge import Bridge, create_bridge
 
@@ -133,9 +133,8 @@ def test_a_backlog_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_http(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that is no HTTP harms nobody."""
 
-    def babble(exchange: object) -> None:
-        connection: socket.socket = getattr(exchange, "connection")  # noqa: B009 - Exchange's, past its protocol
-        connection.sendall(b"\x00\x01 what?\r\n\r\n")
+    def babble(exchange: Exchange) -> None:
+        exchange.wfile.write(b"\x00\x01 what?\r\n\r\n")
 
     with Backend(babble) as backend:
         assert_unharmed(backend.endpoint, monkeypatch)
@@ -164,9 +163,8 @@ def test_a_signal_that_is_not_taken(
 ) -> None:
     """A backend that takes traces only, as Jaeger, is one warning a signal, and then no request any more."""
 
-    def traces_only(exchange: object) -> None:
-        path: str = getattr(exchange, "path")  # noqa: B009 - Exchange's, past its protocol
-        answering(200 if path == "/v1/traces" else status)(exchange)  # type: ignore[arg-type]  # is an Exchange
+    def traces_only(exchange: Exchange) -> None:
+        exchange.answer(200 if exchange.path == "/v1/traces" else status)
 
     with Backend(traces_only) as backend:
         assert_unharmed(backend.endpoint, monkeypatch, invocations=5)
@@ -315,13 +313,12 @@ def test_quiet_at_debug(monkeypatch: pytest.MonkeyPatch, received: Received, cap
     assert not [body for body in bodies if "POST" in body or "4318" in body or "/v1/" in body]
 
 
-grpc = pytest.importorskip("grpc", reason="the gRPC exporter is an extra")
-
-
 @contextmanager
 def grpc_server() -> Iterator[str]:
     """Give the endpoint of a gRPC server that takes nothing: every call is UNIMPLEMENTED."""
     from concurrent.futures import ThreadPoolExecutor
+
+    import grpc
 
     with ThreadPoolExecutor(4) as pool:
         server = grpc.server(pool)
@@ -345,8 +342,7 @@ def test_grpc_unimplemented(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogC
     heard = warnings_of(caplog)
     assert len(heard) == 3
     assert all("takes no" in text for text in heard)
-    others = {record.name for record in caplog.records if record.levelno >= logging.WARNING} - {"tracedbridge.telemetry"}
-    assert not others
+    assert {record.name for record in caplog.records if record.levelno >= logging.WARNING} == {"tracedbridge.telemetry"}
 
 
 def test_grpc_refusing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

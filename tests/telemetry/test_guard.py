@@ -49,7 +49,7 @@ class Silent:
         raise OSError("broken")
 
 
-class Unprintable(Exception):
+class UnprintableError(Exception):
     """Whose text cannot be had."""
 
     def __str__(self) -> str:
@@ -65,5 +65,5 @@ def test_nobody_to_tell(stderr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_error_that_has_no_text(capsys: pytest.CaptureFixture[str]) -> None:
     """An error that cannot be printed does not leave the hook either."""
-    hook_that(Unprintable())()
-    assert "Unprintable" in capsys.readouterr().err
+    hook_that(UnprintableError())()
+    assert "UnprintableError" in capsys.readouterr().err

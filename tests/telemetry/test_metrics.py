@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -293,7 +293,7 @@ def test_temporality(
     points = [point for record in invoked for point in record.points if isinstance(point, HistogramPoint)]
     assert [point.count for point in points][:3] == counts
     if temporality == "delta":
-        for earlier, later in zip(points, points[1:], strict=False):
+        for earlier, later in pairwise(points):
             assert earlier.time_ns <= later.start_ns
     else:
         assert len({point.start_ns for point in points}) == 1
@@ -301,9 +301,7 @@ def test_temporality(
 
 def test_exponential_histograms(received: Received, monkeypatch: pytest.MonkeyPatch) -> None:
     """The standard variable chooses exponential histograms, which have no buckets of ours."""
-    monkeypatch.setenv(
-        "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "base2_exponential_bucket_histogram"
-    )
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "base2_exponential_bucket_histogram")
     with create_bridge(asgi_around(ok)) as bridge:
         bridge(event(), None)
     assert received.metric("faas.invoke_duration").kind == "exponential_histogram"
@@ -377,19 +375,8 @@ def app(environ, start_response):
 """
 
 
-def _can_reset_the_peak() -> bool:
-    try:
-        with open("/proc/self/clear_refs", "w") as refs:
-            refs.write("5")
-    except OSError:
-        return False
-    return os.path.exists("/proc/self/status")
-
-
-def test_peak_memory_is_of_the_invocation(tmp_path: Path, received: Received) -> None:
-    """The peak is that of each invocation: after a big one a small one is small again."""
-    if not _can_reset_the_peak():
-        pytest.skip("this kernel does not let a process reset its peak")
+def test_peak_memory_is_the_peak_so_far(tmp_path: Path, received: Received) -> None:
+    """The peak is the process's up to the end of the invocation: to reset it would cost a third of an invocation."""
     run_function(
         tmp_path, MEMORY, [event(path="/much"), event(path="/little")],
         OTEL_EXPORTER_OTLP_ENDPOINT=received.endpoint,
@@ -398,8 +385,7 @@ def test_peak_memory_is_of_the_invocation(tmp_path: Path, received: Received) ->
     )  # fmt: skip
     points: list[Any] = [each.points[0] for each in received.metrics if each.name == "faas.mem_usage"]
     much, little = (point.sum for point in points if point.count)
-    assert much > 300 * MIB
-    assert little < 300 * MIB
+    assert little >= much > 300 * MIB
 
 
 def test_two_bridges_are_two_functions(received: Received) -> None:

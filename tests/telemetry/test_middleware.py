@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
@@ -130,7 +128,9 @@ def test_lifespan_shutdown(received: Received) -> None:
         bridge(event(), None)
         assert "lifespan shutdown" not in drawn(received.spans)
     assert drawn([received.span("lifespan shutdown")]) == "lifespan shutdown"
-    (point,) = [each for each in received.histogram("tracedbridge.lifespan.duration") if each.attributes["phase"] == "shutdown"]
+    (point,) = [
+        each for each in received.histogram("tracedbridge.lifespan.duration") if each.attributes["phase"] == "shutdown"
+    ]
     assert point.count == 1
 
 
@@ -144,7 +144,9 @@ def test_failed_shutdown(received: Received) -> None:
     with pytest.raises(ShutdownError):
         bridge.close()
     assert drawn([received.span("lifespan shutdown")]) == "lifespan shutdown ! OSError [exception]"
-    (point,) = [each for each in received.histogram("tracedbridge.lifespan.duration") if each.attributes["phase"] == "shutdown"]
+    (point,) = [
+        each for each in received.histogram("tracedbridge.lifespan.duration") if each.attributes["phase"] == "shutdown"
+    ]
     assert point.attributes["error.type"] == "OSError"
 
 
@@ -207,9 +209,7 @@ def test_unconfigured(kind: Kind, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert f"-{line['trace_id']}-{line['span_id']}-" in told
 
 
-@pytest.mark.parametrize(
-    "signals", [("TRACES",), ("METRICS",), ("LOGS",), ("TRACES", "METRICS", "LOGS")], ids="+".join
-)
+@pytest.mark.parametrize("signals", [("TRACES",), ("METRICS",), ("LOGS",), ("TRACES", "METRICS", "LOGS")], ids="+".join)
 def test_the_default_endpoint(signals: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """An exporter that is asked for by its name ``otlp`` goes to the specification's default endpoint."""
     for name in signals:
@@ -423,5 +423,3 @@ def test_context_of_the_caller(received: Received) -> None:
             bridge(event(), None)
     assert seen == [True, True]
     assert [span.parent_id for span in received.servers()] == ["", ""]
-
-

@@ -15,6 +15,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
 from tracedbridge.telemetry.metrics import INSTRUMENTS, SCOPE, Metrics
 from tracedbridge.telemetry.points import Points
 

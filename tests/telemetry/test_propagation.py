@@ -67,7 +67,7 @@ def test_repeated_traceparent(kind: Kind, received: Received) -> None:
     seen = seen_by(kind, {"traceparent": [CALLER["traceparent"], CALLER["traceparent"].replace("b7", "c7")]})
     _, span = received.servers()
     assert span.parent_id == ""
-    ((name, value),) = seen
+    ((_, value),) = seen
     assert value.split("-")[1:3] == [span.trace_id, span.span_id]
 
 
@@ -257,7 +257,10 @@ def test_fastapi_joins(caller: dict[str, str], received: Received) -> None:
     theirs = [span for span in received.spans if span.kind == "server" and span.scope.name == "fastapi"]
     (below,) = [span for span in theirs if child_of(ours, span)]
     assert (ours.name, below.name, len(theirs)) == ("GET /items/{item_id}", "GET /items/{item_id}", 2)
-    assert len({span.trace_id for span in received.spans if span.start_ns >= ours.start_ns and span.end_ns <= ours.end_ns}) == 1
+    assert (
+        len({span.trace_id for span in received.spans if span.start_ns >= ours.start_ns and span.end_ns <= ours.end_ns})
+        == 1
+    )
     assert "    query" not in drawn(received.spans).splitlines()[0]
     queries = [span for span in received.spans if span.name == "query" and span.trace_id == ours.trace_id]
     assert len(queries) == 1

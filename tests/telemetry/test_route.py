@@ -74,7 +74,7 @@ def starlette() -> Any:
     async def page(request: Any) -> PlainTextResponse:
         return PlainTextResponse("page")
 
-    async def plain(scope: Scope, receive: Receive, send: Send) -> None:
+    async def plain(scope: Scope, receive: Any, send: Any) -> None:
         await PlainTextResponse("plain")(scope, receive, send)
 
     routes = [Route("/items/{item}", page), Mount("/m", routes=[Route("/deep/{item}", page)]), Mount("/raw", app=plain)]
@@ -128,7 +128,7 @@ def mounted_flask() -> Any:
 
 def bottle() -> Any:
     """An app with a rule."""
-    import bottle as library
+    import bottle as library  # type: ignore[import-untyped]  # bottle is not typed
 
     app = library.Bottle()
 

@@ -107,7 +107,10 @@ def test_headers(monkeypatch: pytest.MonkeyPatch) -> None:
         run()
         told = {seen.path: (seen.headers.get("api-key"), seen.headers.get("tenant")) for seen in backend.seen}
         assert {seen.headers["content-type"] for seen in backend.seen} == {"application/x-protobuf"}
-        assert all("tracedbridge" in seen.headers["user-agent"] or "OTel" in seen.headers["user-agent"] for seen in backend.seen)
+        assert all(
+            "tracedbridge" in seen.headers["user-agent"] or "OTel" in seen.headers["user-agent"]
+            for seen in backend.seen
+        )
     assert told["/v1/traces"] == told["/v1/metrics"] == ("a b", "acme")
     assert told["/v1/logs"][1] == "logs"
 

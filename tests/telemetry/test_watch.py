@@ -285,7 +285,7 @@ def test_background_error(received: Received) -> None:
     assert span.attributes["http.response.status_code"] == 200
 
 
-class Unprintable(Exception):
+class UnprintableError(Exception):
     """Whose text cannot be had."""
 
     def __str__(self) -> str:
@@ -295,7 +295,7 @@ class Unprintable(Exception):
 @pytest.mark.parametrize(
     "error",
     [
-        pytest.param(Unprintable(), id="an exception that has no text"),
+        pytest.param(UnprintableError(), id="an exception that has no text"),
         pytest.param(ValueError("file \udcff"), id="a text with a lone surrogate, as of an undecodable file name"),
         pytest.param(ValueError("x" * 300_000), id="a long text"),
         pytest.param(ValueError("a\nb\x00c\x1b[31m"), id="a text with control characters"),

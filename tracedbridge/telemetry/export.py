@@ -1,8 +1,8 @@
 """
 Collects what the providers produce and sends it within a budget that holds, whatever the backend does.
 
-Each exporter has a queue and a thread of its own; a flush gives all of them the same deadline, waits for them
-together and leaves whoever is late behind.
+A flush gives all exporters the same deadline. To those with an open connection it sends by itself and then reads all
+answers; what may have to wait for somebody is done by a thread of the exporter, and left behind when it is late.
 """
 
 from __future__ import annotations
@@ -11,27 +11,20 @@ import logging
 import threading
 import time
 from collections import deque
-from copy import copy
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry import context as context_api
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
-from opentelemetry.sdk._logs import LogRecordProcessor, ReadableLogRecord
-from opentelemetry.sdk.metrics.export import MetricReader, MetricsData
-from opentelemetry.sdk.trace import SpanProcessor
 
 from tracedbridge.telemetry.environment import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from opentelemetry.sdk.trace import ReadableSpan
-
     from tracedbridge.telemetry.environment import Signal
-    from tracedbridge.telemetry.points import Points
 
-__all__ = ("Export", "LogQueue", "MetricQueue", "Outcome", "Sink", "SpanQueue", "Wire")
+__all__ = ("Export", "Outcome", "Sink", "Wire")
 
 _logger = logging.getLogger("tracedbridge.telemetry")
 
@@ -40,80 +33,6 @@ Outcome = str
 
 # 404 and 405 over HTTP, UNIMPLEMENTED over gRPC: a backend that does not take this signal, as Jaeger metrics.
 UNSUPPORTED = "unsupported"
-
-
-class SpanQueue(SpanProcessor):
-    """Holds finished, sampled spans until a flush; the newest are dropped when it is full."""
-
-    def __init__(self, sinks: list[Sink]) -> None:
-        """Feed these sinks."""
-        self._sinks = sinks
-
-    def on_end(self, span: ReadableSpan) -> None:
-        """Queue the span."""
-        if span.context is not None and span.context.trace_flags.sampled:
-            for sink in self._sinks:
-                sink.put(span)
-
-
-class LogQueue(LogRecordProcessor):
-    """Holds log records until a flush; the newest are dropped when it is full."""
-
-    def __init__(self, sinks: list[Sink]) -> None:
-        """Feed these sinks."""
-        self._sinks = sinks
-
-    def on_emit(self, log_record: Any) -> None:
-        """Queue the record, without the context that it may keep alive."""
-        record = copy(log_record.log_record)
-        record.context = context_api.Context()
-        readable = ReadableLogRecord(
-            log_record=record,
-            resource=log_record.resource,
-            instrumentation_scope=log_record.instrumentation_scope,
-            limits=log_record.limits,
-        )
-        for sink in self._sinks:
-            sink.put(readable)
-
-    def shutdown(self) -> None:
-        """Do nothing: the flush is ours."""
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Do nothing: the flush is ours."""
-        del timeout_millis
-        return True
-
-
-class MetricQueue(MetricReader):
-    """Collects metric points when a flush asks for them; no ticker, which would not tick in a frozen process."""
-
-    def __init__(self, exporter: Any) -> None:
-        """Use the temporality and aggregations that the exporter prefers."""
-        super().__init__(
-            preferred_temporality=exporter._preferred_temporality,
-            preferred_aggregation=exporter._preferred_aggregation,
-        )
-        self._collected: MetricsData | None = None
-        # Ours, where they are not among the SDK's instruments.
-        self.points: Points | None = None
-        self.temporality = exporter._preferred_temporality
-        self.aggregation = exporter._preferred_aggregation
-
-    def take(self) -> list[MetricsData]:
-        """Return what there is now, as a batch."""
-        self.collect()
-        collected, self._collected = self._collected, None
-        if self.points is not None:
-            collected = self.points.add_to(collected)
-        return [] if collected is None else [collected]
-
-    def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
-        del timeout_millis, kwargs
-        self._collected = metrics_data
-
-    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """Do nothing: the flush is ours."""
 
 
 class Wire(Protocol):

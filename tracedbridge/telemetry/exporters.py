@@ -15,7 +15,8 @@ from tracedbridge.telemetry.environment import (
     protocol,
     timeout_ms,
 )
-from tracedbridge.telemetry.export import UNSUPPORTED, MetricQueue, Outcome, Sink
+from tracedbridge.telemetry.export import UNSUPPORTED, Outcome, Sink
+from tracedbridge.telemetry.queues import MetricQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable

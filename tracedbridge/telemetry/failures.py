@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ("encodable", "fail", "message_of", "show", "stacktrace_of", "type_of")
 
 
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
 def type_of(error: BaseException) -> str:
     """Return what ``error.type`` and log lines call it: the class, without its module."""
     return type(error).__qualname__
@@ -39,11 +42,16 @@ def encodable(text: str) -> str:
 
 
 def stacktrace_of(error: BaseException) -> str:
-    """Return the traceback as Python prints it, causes included where they can be printed."""
+    """
+    Return the traceback as Python prints it, causes included where they can be printed.
+
+    Control characters in it are escaped: on a terminal it is shown as it is.
+    """
     try:
-        return encodable("".join(traceback.format_exception(error)))
+        text = "".join(traceback.format_exception(error))
     except Exception:  # noqa: BLE001 - as above, for its causes
-        return encodable("".join(traceback.format_tb(error.__traceback__)))
+        text = "".join(traceback.format_tb(error.__traceback__))
+    return encodable(text.translate(_CONTROL))
 
 
 def show(span: Span, error: BaseException, at_ns: int) -> None:

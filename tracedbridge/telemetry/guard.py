@@ -6,6 +6,8 @@ import functools
 import sys
 from typing import TYPE_CHECKING, ParamSpec
 
+from tracedbridge.telemetry.failures import message_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -36,7 +38,7 @@ def _tell(where: str, error: Exception) -> None:
         return
     _told.add(what)
     try:
-        sys.stderr.write(f"tracedbridge: telemetry failed in {where}: {type(error).__name__}: {error}\n")
+        sys.stderr.write(f"tracedbridge: telemetry failed in {where}: {type(error).__name__}: {message_of(error)}\n")
     except (OSError, ValueError, AttributeError):
         # stderr is closed, broken or None: nobody is left to tell.
         return

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from tracedbridge.telemetry.environment import entry_point, size
-from tracedbridge.telemetry.export import Export, LogQueue, MetricQueue, SpanQueue
+from tracedbridge.telemetry.export import Export
 from tracedbridge.telemetry.exporters import make_sinks
 from tracedbridge.telemetry.metrics import SCOPE, Metrics, views
 from tracedbridge.telemetry.points import Points
@@ -28,6 +28,7 @@ from tracedbridge.telemetry.providers import (
     put_in_place,
     take_away,
 )
+from tracedbridge.telemetry.queues import LogQueue, MetricQueue, SpanQueue
 
 if TYPE_CHECKING:
     from opentelemetry._logs import Logger
@@ -45,7 +46,6 @@ _BUILT_IN_SAMPLERS = frozenset(
     ("always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off",
      "parentbased_traceidratio")
 )  # fmt: skip
-
 
 _STEPPING = (SteppingTracerProvider, SteppingMeterProvider, SteppingLoggerProvider)
 

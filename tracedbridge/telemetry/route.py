@@ -17,8 +17,10 @@ def asgi_route(scope: dict[str, Any]) -> str | None:
     route = scope.get("route")
     path = getattr(route, "path", None)
     if isinstance(path, str):
-        # A mounted app's prefix moves into root_path, which was empty when we called.
-        return str(scope.get("root_path") or "") + path
+        # A mounted app's prefix moves into root_path, which was empty when we called; a mount that found nothing
+        # below it has left itself as the route, and is there already.
+        prefix = str(scope.get("root_path") or "")
+        return prefix or path if hasattr(route, "routes") else prefix + path
     template = scope.get("path_template")
     if isinstance(template, str):
         return template
