@@ -343,3 +343,70 @@ def test_without_export(settings: dict[str, str], monkeypatch: pytest.MonkeyPatc
     assert [line["event"] for line in lines] == ["by structlog", "by logging", "invocation"]
     assert len({line["invocation_id"] for line in lines}) == 1
     assert [("trace_id" in line) for line in lines] == [not settings] * 3
+
+
+def test_fields_that_are_named_as_ours(received: Received, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """Extra fields with the names of a line's own parts do not take the place of what was said."""
+    fields = {"event": "click", "level": "low", "timestamp": "never", "logger": "mine", "exception": "none"}
+    with unconfigured_logging():
+        log_in_request(lambda: logging.getLogger("shop").warning("sold", extra=fields), monkeypatch)
+    line, _ = json_lines(capsys.readouterr().out)
+    assert (line["event"], line["level"], line["logger"]) == ("sold", "warning", "shop")
+    record = received.log("sold")
+    assert (record.severity_number, record.attributes["event"]) == (13, "click")
+
+
+def test_structlog_by_way_of_logging(
+    structlog_as_it_was: None, received: Received, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app whose structlog lines go through stdlib logging has each of them once, with the ids."""
+    written = io.StringIO()
+
+    def startup() -> None:
+        handler = logging.StreamHandler(written)
+        handler.setFormatter(structlog.stdlib.ProcessorFormatter(structlog.processors.JSONRenderer()))
+        logging.getLogger("shop").addHandler(handler)
+        structlog.configure(
+            processors=[
+                structlog.contextvars.merge_contextvars,
+                structlog.stdlib.add_log_level,
+                structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+            ],
+            logger_factory=structlog.stdlib.LoggerFactory(),
+        )
+
+    try:
+        log_in_request(lambda: structlog.get_logger("shop").warning("sold", item=3), monkeypatch, startup)
+    finally:
+        logging.getLogger("shop").handlers.clear()
+    span = received.server()
+    (line,) = json_lines(written.getvalue())
+    assert (line["event"], line["item"], line["trace_id"]) == ("sold", 3, span.trace_id)
+    (record,) = [record for record in received.logs if "sold" in str(record.body)]
+    assert (record.trace_id, record.span_id) == (span.trace_id, span.span_id)
+
+
+def test_a_patch_on_top(received: Received, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A library that patches logging itself while a bridge is open, as Sentry's does, stays in place.
+
+    Logging works in the next bridge, too, each line once.
+    """
+    seen: list[str] = []
+
+    def patch() -> None:
+        below = logging.Logger.callHandlers
+
+        def call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
+            seen.append(record.getMessage())
+            below(logger, record)
+
+        monkeypatch.setattr(logging.Logger, "callHandlers", call_handlers)
+
+    log_in_request(lambda: logging.getLogger("shop").warning("first"), monkeypatch, patch)
+    logging.getLogger("shop").warning("between")
+    log_in_request(lambda: logging.getLogger("shop").warning("second"), monkeypatch)
+    assert seen == ["first", "between", "second"]
+    assert sorted(str(record.body) for record in received.logs) == ["first", "invocation", "invocation", "second"]
+    # Undone in the order of a well-behaved library: what is below is as it was before all.
+    monkeypatch.undo()

@@ -268,6 +268,30 @@ def test_no_budget_and_a_silent_backend(monkeypatch: pytest.MonkeyPatch) -> None
         assert backend.seen
 
 
+def test_no_budget_and_many_invocations(monkeypatch: pytest.MonkeyPatch, received: Received) -> None:
+    """What waits for ``close()`` is bounded, and what does not fit is dropped, newest first."""
+    monkeypatch.setenv("TRACEDBRIDGE_FLUSH_TIMEOUT_MS", "0")
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "4")
+    monkeypatch.setenv("OTEL_BLRP_MAX_QUEUE_SIZE", "3")
+    with create_bridge(asgi_around(ok)) as bridge:
+        for _ in range(20):
+            bridge(event(), None)
+    assert (len(received.spans), len(received.logs)) == (4, 3)
+    assert received.counts("faas.invocations") == {(): 20}
+
+
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"])
+def test_the_exporters_timeout(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The standard timeout, in milliseconds as the specification says, bounds an export within the budget."""
+    monkeypatch.setenv("TRACEDBRIDGE_FLUSH_TIMEOUT_MS", "20000")
+    monkeypatch.setenv(variable, "100")
+    with Backend(silent) as backend:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{backend.endpoint}/v1/traces")
+        with create_bridge(asgi_around(ok)) as bridge:
+            _, took_s = timed(bridge)
+    assert 0.1 <= took_s < 3 * 0.1 + 1
+
+
 def test_parallel_invocations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Invocations that end at once, before a backend that is silent, each keep the budget."""
     with Backend(silent) as backend:

@@ -11,7 +11,7 @@ import pytest
 import structlog
 from opentelemetry import _logs, metrics, trace
 
-from tests.support import Receive, Scope, Send, answer, event, no_lifespan, respond
+from tests.support import Receive, Scope, Send, answer, bounded, event, no_lifespan, respond
 from tests.telemetry.apps import KINDS, Pairs, app_around, asgi_around, lifespan_around
 from tests.telemetry.functions import json_lines, run_function, run_program
 from tests.telemetry.received import Received, drawn
@@ -172,6 +172,17 @@ def test_two_bridges(order: tuple[int, int], received: Received) -> None:
     bridges[order[1]].close()
     tree = "GET (server)\n  cold start\n    import app"
     assert drawn(received.spans) == f"{tree}\n{tree}\nGET (server)"
+
+
+def test_a_bridge_of_another_thread(received: Received) -> None:
+    """A bridge that is made, used and closed on another thread than the main one leaves nothing behind either."""
+
+    def life() -> None:
+        with create_bridge(lifespan_around(ok, lambda: None)) as bridge:
+            assert answer(bridge(event(), None)).status == 200
+
+    bounded(life)
+    assert len(received.servers()) == 1
 
 
 def test_close_twice(received: Received) -> None:

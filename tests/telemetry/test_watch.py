@@ -130,6 +130,21 @@ def test_tasks_and_threads_of_asyncio(received: Received) -> None:
     assert drawn(received.spans) == "GET (server)\n  cold start\n    import app\n  task\n    thread"
 
 
+def test_inside_a_running_loop(received: Received) -> None:
+    """A bridge that is called where a loop runs already answers on another thread, and its trace is whole."""
+
+    def work(headers: Pairs) -> str:
+        with tracer.start_as_current_span("work"):
+            return "ok"
+
+    async def call(bridge: Bridge) -> None:
+        bridge(event(), None)
+
+    with create_bridge(asgi_around(work)) as bridge:
+        asyncio.run(call(bridge))
+    assert drawn(received.spans) == "GET (server)\n  cold start\n    import app\n  work"
+
+
 def test_no_span_is_left_current(received: Received) -> None:
     """After an invocation, failed or not, its span is not current any more."""
 
@@ -283,6 +298,25 @@ def test_background_error(received: Received) -> None:
     span = received.server()
     assert [each.attributes["exception.message"] for each in span.events] == ["mail server is down"]
     assert span.attributes["http.response.status_code"] == 200
+
+
+@pytest.mark.frameworks
+def test_an_error_that_the_framework_answers(received: Received) -> None:
+    """An exception that FastAPI answers with its own 500, and raises then, is on our span, once."""
+    from fastapi import FastAPI
+
+    app = FastAPI()
+
+    @app.get("/crash")
+    async def crash() -> None:
+        raise ConnectionError("no route")
+
+    with create_bridge(app) as bridge:
+        assert answer(bridge(event(path="/crash"), None)).status == 500
+    span = received.server()
+    assert (span.name, span.attributes["error.type"]) == ("GET /crash", "ConnectionError")
+    assert [each.attributes["exception.message"] for each in span.events] == ["no route"]
+    assert received.counts("faas.errors", "error.type") == {("ConnectionError",): 1}
 
 
 class UnprintableError(Exception):

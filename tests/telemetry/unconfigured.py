@@ -32,7 +32,11 @@ def unconfigured_logging() -> Iterator[None]:
     """Take pytest's handlers off the root logger: logging as in a process that nobody configured."""
     # Around the test itself: pytest puts its handlers there between fixtures and test.
     handlers, logging.root.handlers = logging.root.handlers, []
+    # A framework of another test may have left its own level there.
+    level = logging.root.level
+    logging.root.setLevel(logging.WARNING)
     try:
         yield
     finally:
         logging.root.handlers = handlers
+        logging.root.setLevel(level)

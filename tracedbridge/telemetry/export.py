@@ -83,6 +83,8 @@ class Sink:
         self._thread: threading.Thread | None = None
         # Held by whoever uses the wire.
         self._busy = threading.Lock()
+        # Held while a thread is started or told to end: of two flushes at once, one starts it.
+        self._starting = threading.Lock()
         self._sent: list[Any] = []
         self._is_late = self._unsupported = self._warned = False
         # Called with (signal, outcome, number of items); Export sets it.
@@ -132,10 +134,24 @@ class Sink:
 
     def start(self, deadline_ns: int, done: SimpleQueue[Sink], *, may_collect: bool) -> None:
         """Have the queue sent by the thread until then, with a word to ``done``."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=f"tracedbridge-{self.signal}", daemon=True)
-            self._thread.start()
-        self._jobs.put((deadline_ns if may_collect else -deadline_ns, done))
+        if self._has_thread():
+            self._jobs.put((deadline_ns if may_collect else -deadline_ns, done))
+            return
+        # CPython 3.12.0 and 3.12.1 start no thread at exit: this one waits, as long as its sockets do.
+        with self._busy:
+            self._send_all(deadline_ns, may_collect=may_collect)
+        done.put(self)
+
+    def _has_thread(self) -> bool:
+        with self._starting:
+            if self._thread is None:
+                thread = threading.Thread(target=self._work, name=f"tracedbridge-{self.signal}", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    return False
+                self._thread = thread
+            return True
 
     def leave(self) -> None:
         """Give up on what is under way; its thread is free again as soon as its socket is."""
@@ -145,10 +161,12 @@ class Sink:
 
     def end(self) -> None:
         """Have the thread end when it is done, and give back what is open."""
-        if self._thread is not None:
-            self._jobs.put(None)
-            self._thread = None
-        elif self._busy.acquire(blocking=False):
+        with self._starting:
+            if self._thread is not None:
+                self._jobs.put(None)
+                self._thread = None
+                return
+        if self._busy.acquire(blocking=False):
             self.wire.close()
             self._busy.release()
 

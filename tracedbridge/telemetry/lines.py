@@ -82,7 +82,8 @@ def renderer() -> Any:
     except (AttributeError, ValueError):
         is_terminal = False
     if is_terminal:
-        return structlog.dev.ConsoleRenderer()
+        # The traceback is text already; another formatter would warn about it.
+        return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     return structlog.processors.JSONRenderer(serializer=_serialize)
 
 
