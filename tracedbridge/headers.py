@@ -23,7 +23,7 @@ _MAX_NAMES = 1024
 class Layout:
     """Header names that come together, each once; looked at once for all requests that have just these."""
 
-    __slots__ = ("environ_keys", "names", "places", "raw_names")
+    __slots__ = ("environ_keys", "names", "places", "raw_names", "telling")
 
     def __init__(self, names: tuple[str, ...]) -> None:
         """Take the names, lower-case."""
@@ -33,6 +33,8 @@ class Layout:
         self.places = {name: place for place, name in enumerate(names)}
         # What WSGI calls them, if each has a name of its own there; `tracedbridge.apps.wsgi` sets it.
         self.environ_keys: tuple[str, ...] | None = None
+        # Name and index of those that tell of the request itself; the event format sets it.
+        self.telling: tuple[tuple[str, int], ...] | None = None
 
 
 # By the names as they are written: the requests to a function have a handful of them.

@@ -22,6 +22,9 @@ Kind = Literal["asgi", "wsgi", "http_server"]
 """What an app is."""
 
 
+_NONE: Headers = []
+
+
 class Request:
     """One HTTP request, decoded from an event."""
 
@@ -73,7 +76,7 @@ class Request:
         self.layout = layout
         self.values = values
         # Headers that were not in the event; they follow the others.
-        self.extra: Headers = []
+        self.extra: Headers = _NONE
 
     @property
     def headers(self) -> Headers:

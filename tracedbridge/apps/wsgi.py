@@ -190,7 +190,8 @@ def _environ(request: Request) -> dict[str, Any]:
     if layout is not None and layout.environ_keys and values is not None:
         # strict=False: they are as long as each other, and the check is as long as the rest.
         environ.update(zip(layout.environ_keys, values, strict=False))
-        environ.update((_key(name), value) for name, value in request.extra)
+        if request.extra:
+            environ.update((_key(name), value) for name, value in request.extra)
     else:
         environ.update(_joined(request))
     return environ

@@ -84,8 +84,9 @@ def decode(event: Event, context: object) -> Request:
     values = _trimmed(given) if layout is not None else None
     headers: Headers | None = None
     if layout is not None and values is not None and "host" in layout.places:
-        places = layout.places
-        told = {name: values[places[name]] for name in _TELLING if name in places}
+        if layout.telling is None:
+            layout.telling = tuple((name, layout.places[name]) for name in _TELLING if name in layout.places)
+        told = {name: values[place] for name, place in layout.telling}
     else:
         layout = values = None
         headers, told = _listed_headers(payload, given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Self
@@ -243,8 +244,7 @@ class Watch(Invocation):
         else:
             record("faas.invocations", 1, context, _TRIGGER)
         record("faas.cpu_usage", cpu_s, context, _TRIGGER)
-        if (peak_bytes := _peak_memory_bytes()) is not None:
-            record("faas.mem_usage", peak_bytes, context, _TRIGGER)
+        record("faas.mem_usage", _peak_memory_bytes(), context, _TRIGGER)
         if self.deadline_ns is not None:
             record("tracedbridge.time_left", max(self.deadline_ns - ended_ns, 0) / 1e9, context, _TRIGGER)
         if request is not None:
@@ -323,11 +323,7 @@ def _span_name(method: str, route: str | None) -> str:
     return name if route is None else f"{name} {route}"
 
 
-def _peak_memory_bytes() -> int | None:
-    try:
-        import resource
-    except ImportError:
-        return None
+def _peak_memory_bytes() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Kilobytes, but on macOS bytes: getrusage(2).
     return int(peak if sys.platform == "darwin" else peak * 1024)
