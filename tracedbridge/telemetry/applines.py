@@ -170,10 +170,11 @@ class _Structured(logging.Handler):
 
     def _line(self, record: logging.LogRecord) -> str:
         level = record.levelname.lower()
-        event: EventDict = {"event": record.getMessage(), "level": level, "logger": record.name}
+        # First: an extra field named like one of ours must not take its place.
+        event: EventDict = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        event |= {"event": record.getMessage(), "level": level, "logger": record.name}
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         event["timestamp"] = f"{seconds}.{int(record.msecs):03d}Z"
-        event.update((key, value) for key, value in vars(record).items() if key not in _STANDARD)
         if record.exc_info and record.exc_info[0] is not None:
             event["exception"] = logging.Formatter().formatException(record.exc_info)
         return str(self._renderer(None, level, event))
