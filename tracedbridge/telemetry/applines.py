@@ -172,7 +172,7 @@ class _Structured(logging.Handler):
         level = record.levelname.lower()
         # First: an extra field named like one of ours must not take its place.
         event: EventDict = {key: value for key, value in vars(record).items() if key not in _STANDARD}
-        event |= {"event": record.getMessage(), "level": level, "logger": record.name}
+        event.update({"event": record.getMessage(), "level": level, "logger": record.name})
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         event["timestamp"] = f"{seconds}.{int(record.msecs):03d}Z"
         if record.exc_info and record.exc_info[0] is not None:
