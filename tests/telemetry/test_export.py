@@ -187,6 +187,28 @@ def test_recovery(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixt
     assert len(warnings_of(caplog)) == 2
 
 
+@pytest.mark.parametrize(
+    "behave", [silent, in_turn(answering(200), silent)], ids=["always", "after it was well at first"]
+)
+def test_one_signal_that_hangs(
+    behave: Behaviour, monkeypatch: pytest.MonkeyPatch, received: Received, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A backend of one signal that hangs costs the others nothing: they are sent, counted so, and not warned of."""
+    monkeypatch.setenv("TRACEDBRIDGE_FLUSH_TIMEOUT_MS", str(BUDGET_S * 1000))
+    with Backend(behave) as backend:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{backend.endpoint}/v1/traces")
+        with create_bridge(asgi_around(ok)) as bridge:
+            for _ in range(4):
+                assert timed(bridge)[1] < GUARD_S
+    assert len(received.logs) == 4
+    assert received.counts("faas.invocations") == {(): 4}
+    counted = received.counts("tracedbridge.export.items", "signal", "outcome")
+    assert {signal for signal, outcome in counted if outcome != "sent"} == {"traces"}
+    assert counted["logs", "sent"] == 4
+    (warning,) = warnings_of(caplog)
+    assert "traces" in warning
+
+
 def test_what_is_dropped_is_counted(monkeypatch: pytest.MonkeyPatch, received: Received) -> None:
     """Items that a backend refused are counted by the reason, beside those that were sent."""
     monkeypatch.setenv("TRACEDBRIDGE_FLUSH_TIMEOUT_MS", "20000")
