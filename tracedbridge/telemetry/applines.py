@@ -19,7 +19,7 @@ from tracedbridge.telemetry.lines import Stdout, renderer
 from tracedbridge.telemetry.records import LogFacts
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Callable, MutableMapping
 
     from tracedbridge.telemetry.pipeline import Pipeline
 
@@ -37,7 +37,8 @@ _OWN_LOGGERS = ("opentelemetry.", "urllib3.", "tracedbridge.telemetry")
 
 # Pipelines of the open bridges, in order; the first one takes the records, as its providers are the global ones.
 _watching: list[Pipeline | None] = []
-_call_handlers = logging.Logger.callHandlers
+# What was there when our patch was put in place, and None while it is not.
+_call_handlers: Callable[[logging.Logger, logging.LogRecord], None] | None = None
 _last_resort = logging.lastResort
 _configured = False
 
@@ -60,8 +61,9 @@ def unwatch(pipeline: Pipeline | None) -> None:
 def _install() -> None:
     global _call_handlers, _last_resort, _configured
     # Not a handler on the root: with one there, the app's basicConfig() would do nothing.
-    _call_handlers = logging.Logger.callHandlers
-    setattr(logging.Logger, "callHandlers", _call_handlers_noted)  # noqa: B010 - to mypy a method is no variable
+    if _call_handlers is None:
+        _call_handlers = logging.Logger.callHandlers
+        setattr(logging.Logger, "callHandlers", _call_handlers_noted)  # noqa: B010 - to mypy a method is no variable
     # What logging uses where nobody has configured a handler: plain text on stderr, without ids.
     _last_resort = logging.lastResort
     if _last_resort is _STOCK_LAST_RESORT:
@@ -87,9 +89,11 @@ def _install() -> None:
 
 
 def _uninstall() -> None:
-    # Only where nobody has changed it since.
+    global _call_handlers
+    # Only where nobody has changed it since: below another patch, as Sentry's, ours stays, and does nothing.
     if logging.Logger.callHandlers is _call_handlers_noted:
         setattr(logging.Logger, "callHandlers", _call_handlers)  # noqa: B010 - as above
+        _call_handlers = None
     if isinstance(logging.lastResort, _Structured):
         logging.lastResort = _last_resort
     if _configured and _copy in structlog.get_config()["processors"]:
@@ -97,8 +101,10 @@ def _uninstall() -> None:
 
 
 def _call_handlers_noted(logger: logging.Logger, record: logging.LogRecord) -> None:
-    _note(record)
-    _call_handlers(logger, record)
+    if _watching:
+        _note(record)
+    if _call_handlers is not None:
+        _call_handlers(logger, record)
 
 
 def _note(record: logging.LogRecord) -> None:
