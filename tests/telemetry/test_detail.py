@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from tests.support import Receive, Scope, Send, answer, event
 from tests.telemetry.apps import app_around, lifespan_around
@@ -59,6 +63,20 @@ def test_metrics_once(received: Received) -> None:
             bridge(event(), None)
     assert {metric.scope.name for metric in received.metrics} == {"tracedbridge"}
     assert sum(point.count for point in received.histogram("http.server.request.duration")) == 3
+
+
+def test_metrics_once_for_the_apps_provider(own_providers: Callable[..., None], received: Received) -> None:
+    """Nor do they go to a meter provider of the app's, which has no view that drops them."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    own_providers(metrics=provider)
+    with create_bridge(_shop) as bridge:
+        bridge(event(), None)
+    data = reader.get_metrics_data()
+    assert data is not None
+    scopes = {each.scope.name for resource in data.resource_metrics for each in resource.scope_metrics}
+    assert scopes == {"tracedbridge"}
+    provider.shutdown()
 
 
 def test_lifespan_goes_through(received: Received) -> None:

@@ -51,12 +51,17 @@ async def app(scope, receive, send):
 """
 
 
-# In processes of their own: the SDK's console exporters write to the stdout that they were imported with.
-def test_console(tmp_path: Path) -> None:
-    """The exporter ``console`` writes its signal to stdout, beside the line."""
+# In a process of its own: the SDK's console exporters write to the stdout that they were imported with.
+def test_console_and_several(tmp_path: Path, received: Received) -> None:
+    """
+    The exporter ``console`` writes its signal to stdout, beside the line.
+
+    Of several exporters each gets everything, once, however the list is written.
+    """
     ran = run_function(
-        tmp_path, APP, [event(), event()],
-        OTEL_TRACES_EXPORTER="console", OTEL_METRICS_EXPORTER="console", OTEL_LOGS_EXPORTER="console",
+        tmp_path, APP, [event(), event()], OTEL_EXPORTER_OTLP_ENDPOINT=received.endpoint,
+        OTEL_TRACES_EXPORTER=" console, none ,OTLP,console", OTEL_METRICS_EXPORTER="console",
+        OTEL_LOGS_EXPORTER="console", TRACEDBRIDGE_FLUSH_TIMEOUT_MS=str(HANG_S * 1000),
     )  # fmt: skip
     assert ran.stderr == ""
     told = console(ran.stdout)
@@ -65,18 +70,8 @@ def test_console(tmp_path: Path) -> None:
     assert len([each for each in told if "resource_metrics" in each]) >= 2
     assert [each["body"] for each in told if "severity_number" in each] == ["invocation"] * 2
     assert len([each for each in told if each.get("event") == "invocation"]) == 2
-
-
-def test_several(tmp_path: Path, received: Received) -> None:
-    """Several exporters get every span, each once, however the list is written."""
-    ran = run_function(
-        tmp_path, APP, [event()], OTEL_TRACES_EXPORTER=" console, none ,OTLP,console",
-        OTEL_EXPORTER_OTLP_ENDPOINT=received.endpoint, TRACEDBRIDGE_FLUSH_TIMEOUT_MS=str(HANG_S * 1000),
-    )  # fmt: skip
-    assert ran.stderr == ""
-    spans = [each["name"] for each in console(ran.stdout) if "parent_id" in each]
-    assert spans == ["import app", "cold start", "GET"]
-    assert drawn(received.spans) == "GET (server)\n  cold start\n    import app"
+    assert drawn(received.spans) == "GET (server)\n  cold start\n    import app\nGET (server)"
+    assert (received.metrics, received.logs) == ([], [])
 
 
 def test_none(received: Received, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,10 +104,15 @@ def test_failing(
         assert reason in one
 
 
+@pytest.mark.parametrize("good", [0, 1], ids=["always", "after one good answer"])
 @pytest.mark.parametrize("behave", [silent, dripping], ids=["silent", "dripping"])
-def test_slow(behave: Behaviour, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A backend that never ends its answer costs the budget, all signals together, and one warning each."""
-    with Backend(behave) as backend:
+def test_slow(behave: Behaviour, good: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """
+    A backend that never ends its answer costs the budget, all signals together, and one warning each.
+
+    Also on connections that it has kept open until then.
+    """
+    with Backend(in_turn(*[answering(200)] * good * 3, behave)) as backend:
         assert_unharmed(backend.endpoint, monkeypatch)
     assert len(warnings_of(caplog)) == 3
 

@@ -192,7 +192,6 @@ async def app(scope, receive, send):
         pytest.param("tracecontext", True, {"traceparent", "tracestate"}, id="tracecontext"),
         pytest.param("baggage", False, set(), id="baggage"),
         pytest.param("none", False, set(), id="none"),
-        pytest.param("tracecontext,baggage", True, {"traceparent", "tracestate"}, id="the default, spelled out"),
     ],
 )
 def test_propagators(propagators: str, is_child: bool, ours: set[str], tmp_path: Path, received: Received) -> None:

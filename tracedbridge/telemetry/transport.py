@@ -99,7 +99,8 @@ class BoundedSession(requests.Session):
         super().close()
 
     def _failed(self, error: Exception) -> None:
-        self.error = error
+        # A socket that was shut down at the deadline looks closed by the backend.
+        self.error = TimeoutError("the deadline passed") if self._aborted else error
         if self._was_kept and isinstance(error, ConnectionError) and not self._aborted:
             self.is_stale = True
         self._drop()
@@ -151,9 +152,15 @@ class BoundedSession(requests.Session):
     def _receive(self) -> bytes:
         if self._socket is None:
             raise ConnectionResetError("the connection is closed")
-        # Anew for each piece: a reply that drips has one deadline, not one for each drop.
-        self._socket.settimeout(self._left_s())
-        data = self._socket.recv(65536)
+        if self._aborted:
+            raise TimeoutError("the deadline passed before the export was done")
+        # Anew for each piece: a reply that drips has one deadline, not one for each drop. With none left, what has come
+        # already is still read: another backend's silence may have taken the time.
+        self._socket.settimeout(max((self._deadline_ns - time.monotonic_ns()) / 1e9, 0.0))
+        try:
+            data = self._socket.recv(65536)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            raise TimeoutError("the backend gave no answer before the deadline") from None
         if not data:
             raise ConnectionResetError("the backend closed the connection before it had answered")
         self._was_kept = False
