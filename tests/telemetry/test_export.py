@@ -13,7 +13,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry._logs import get_logger
 
-from tests.support import Answer, answer, event
+from tests.support import Answer, answer, bounded, event
 from tests.telemetry.apps import Pairs, asgi_around
 from tests.telemetry.backends import Backend, Behaviour, Exchange, answering, dripping, in_turn, silent
 from tests.telemetry.received import Received
@@ -65,7 +65,7 @@ def assert_unharmed(endpoint: str, monkeypatch: pytest.MonkeyPatch, invocations:
     bridge = create_bridge(asgi_around(ok))
     try:
         for _ in range(invocations):
-            told, took_s = timed(bridge)
+            told, took_s = bounded(lambda: timed(bridge))
             assert told == Answer(201, {"content-type": ["text/plain"]}, b"made")
             assert took_s < GUARD_S
     finally:
@@ -238,6 +238,8 @@ def test_what_is_dropped_is_counted(monkeypatch: pytest.MonkeyPatch, received: R
     traces = {outcome: count for (signal, outcome), count in counted.items() if signal == "traces"}
     # With the cold start's spans in the first; the one that came last was sent after the count.
     assert traces == {"http_500": 3, "http_503": 1, "sent": 2}
+    # Nor do the warnings about it become records.
+    assert {record.body for record in received.logs} == {"invocation"}
 
 
 def test_a_full_queue(monkeypatch: pytest.MonkeyPatch, received: Received) -> None:
