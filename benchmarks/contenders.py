@@ -24,7 +24,7 @@ __all__ = ("CONTENDERS", "WARM_UP_CALLS", "Contender")
 # Enough for every cache and lazy import; never measured.
 WARM_UP_CALLS = 100
 
-# What a browser sends for a page, and what Vercel's edge adds to it.
+# Modelled on what a browser sends for a page and what Vercel's edge adds to it; written from memory, not captured.
 HEADERS = {
     "host": "example.com",
     "user-agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0 Safari/537.36",
