@@ -82,6 +82,8 @@ def plain_environment(nothing_stays_changed: None, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("tracedbridge.boot._claimed", True)
     # Told once a process; each test is to hear it.
     monkeypatch.setattr(guard, "_told", set())
+    # In development mode it logs a warning where the machine is slow.
+    monkeypatch.setattr(logging.getLogger("asyncio"), "disabled", True)
 
 
 @pytest.fixture

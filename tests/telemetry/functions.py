@@ -126,5 +126,7 @@ def _put(folder: Path, source: str, events: Sequence[object]) -> None:
 
 
 def _environ(more: dict[str, str]) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("TRACEDBRIDGE_", "OTEL_", "VERCEL"))}
+    # In development mode asyncio logs a line where the machine is slow; what is not closed is told by `-W error`.
+    dropped = ("TRACEDBRIDGE_", "OTEL_", "VERCEL", "PYTHONDEVMODE")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
     return {**kept, "PYTHONPATH": str(Path(tracedbridge.__file__).parents[1]), **more}
