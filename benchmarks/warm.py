@@ -63,6 +63,8 @@ ROWS = (
     Row("asgi-off", "mangum", 1.35, 300),
     Row("wsgi-off", "apig-wsgi", 1.5, 300),
     # Without bounds: what the number of headers does to the two rows above.
+    Row("asgi-off-browser", "mangum-browser", None, 300),
+    Row("wsgi-off-browser", "apig-wsgi-browser", None, 300),
     Row("asgi-off-few", "mangum-few", None, 300),
     Row("wsgi-off-few", "apig-wsgi-few", None, 300),
     Row("handler-off", "vercel-runtime", 0.15, 40),

@@ -7,6 +7,7 @@ Source: RFC 9110, 5.5 and 5.6.2.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 __all__ = ("LOWER_NAMES", "Layout", "is_token", "is_value", "layout_of", "lower_name")
 
@@ -23,7 +24,7 @@ _MAX_NAMES = 1024
 class Layout:
     """Header names that come together, each once; looked at once for all requests that have just these."""
 
-    __slots__ = ("environ_keys", "names", "places", "raw_names", "telling")
+    __slots__ = ("environ", "environ_keys", "names", "places", "raw_names", "telling")
 
     def __init__(self, names: tuple[str, ...]) -> None:
         """Take the names, lower-case."""
@@ -31,10 +32,12 @@ class Layout:
         self.raw_names = tuple(name.encode("ascii") for name in names)
         # Name → its index.
         self.places = {name: place for place, name in enumerate(names)}
-        # What WSGI calls them, if each has a name of its own there; `tracedbridge.apps.wsgi` sets it.
-        self.environ_keys: tuple[str, ...] | None = None
-        # Name and index of those that tell of the request itself; the event format sets it.
-        self.telling: tuple[tuple[str, int], ...] | None = None
+        # What WSGI calls them, if each has a name of its own there, and an environ with all keys of such a request;
+        # `tracedbridge.apps.wsgi` sets both.
+        self.environ_keys: tuple[str, ...] = ()
+        self.environ: dict[str, Any] | None = None
+        # Those that tell of the request itself, as they are written; the event format sets them, in its own order.
+        self.telling: tuple[str, ...] = ()
 
 
 # By the names as they are written: the requests to a function have a handful of them.

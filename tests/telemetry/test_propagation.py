@@ -8,14 +8,20 @@ from pathlib import Path
 
 import pytest
 from opentelemetry import baggage, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context
 from opentelemetry.propagate import inject
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tests.support import HANG_S, Receive, Scope, Send, answer, event, no_lifespan, respond
 from tests.telemetry.apps import KINDS, Pairs, app_around, asgi_around
 from tests.telemetry.functions import run_function
 from tests.telemetry.received import Received, child_of, drawn
 from tracedbridge import create_bridge
-from tracedbridge.messages import Kind
+from tracedbridge.messages import Kind, Request
+from tracedbridge.telemetry.propagation import with_ids
 
 pytestmark = pytest.mark.telemetry
 
@@ -282,3 +288,44 @@ def test_fastapi_without_propagation(tmp_path: Path, received: Received) -> None
     )  # fmt: skip
     assert (ran.answers[0]["statusCode"], ran.answers[0]["body"]) == (200, "1")
     assert len(received.servers()) == 1
+
+
+def carried(*, flags: int = 1, state: str = "", baggage_of: str = "") -> Context:
+    """Return a context with a span, and what may come with it."""
+    span_context = trace.SpanContext(
+        int(TRACE, 16), int(SPAN, 16), is_remote=False, trace_flags=trace.TraceFlags(flags),
+        trace_state=trace.TraceState.from_header([state]) if state else None,
+    )  # fmt: skip
+    context = trace.set_span_in_context(trace.NonRecordingSpan(span_context), Context())
+    return baggage.set_baggage("tenant", baggage_of, context) if baggage_of else context
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        pytest.param(carried(), id="a span"),
+        pytest.param(carried(flags=0), id="not sampled"),
+        pytest.param(carried(flags=3), id="random ids"),
+        pytest.param(carried(state="vendor=1,other=2"), id="tracestate"),
+        pytest.param(carried(baggage_of="acme"), id="baggage"),
+        pytest.param(trace.set_span_in_context(trace.INVALID_SPAN, Context()), id="no valid span"),
+    ],
+)
+@pytest.mark.parametrize(
+    "propagator",
+    [
+        pytest.param([TraceContextTextMapPropagator(), W3CBaggagePropagator()], id="the default"),
+        pytest.param([TraceContextTextMapPropagator()], id="tracecontext"),
+        pytest.param([W3CBaggagePropagator()], id="baggage"),
+        pytest.param([], id="none"),
+    ],
+)
+def test_as_the_propagators_write(
+    propagator: list[TextMapPropagator], context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The app's headers are what the propagators write, whether they are asked or not."""
+    monkeypatch.setattr("opentelemetry.propagate.propagators", CompositePropagator(propagator))
+    written: dict[str, str] = {}
+    inject(written, context)
+    request = Request("GET", "/", "", [], b"", "https", "localhost", 443, None)
+    assert with_ids(request, context).headers == list(written.items())

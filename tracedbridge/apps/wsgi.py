@@ -55,12 +55,11 @@ class WsgiApp:
         environ = invocation.environ = _environ(request)
         chunks = self._app(environ, exchange.start_response)
         try:
-            exchange.read(chunks)
+            return exchange.read(chunks)
         finally:
             # Always, also after an exception: PEP 3333, "Specification Details".
             if hasattr(chunks, "close"):
                 chunks.close()
-        return exchange.response()
 
     def stop(self, timeout_s: float) -> None:
         """Do nothing: WSGI knows no lifespan."""
@@ -69,12 +68,11 @@ class WsgiApp:
 class _Exchange:
     """What the app gives for one request."""
 
-    __slots__ = ("body", "headers", "invocation", "limit", "status")
+    __slots__ = ("body", "invocation", "limit", "response")
 
     def __init__(self, invocation: Invocation) -> None:
         self.invocation = invocation
-        self.status: int | None = None
-        self.headers: Headers = []
+        self.response: Response | None = None
         self.body: list[bytes] = []
         self.limit: int | None = None
 
@@ -89,15 +87,14 @@ class _Exchange:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None
-        elif self.status is not None:
+        elif self.response is not None:
             raise AppProtocolError("the app called start_response a second time without exc_info")
         code = _code(status) if isinstance(status, str) else None
         if code is None:
             raise AppProtocolError(f"the app gave the status {status!r}, not a string like '200 OK'")
-        self.status = code
         # A copy: PEP 3333 lets the app go on using its list.
-        self.headers = list(headers)
-        self.limit = _content_length(self.headers)
+        self.response = Response(code, list(headers), b"")
+        self.limit = _content_length(self.response.headers)
         self.invocation.response_started()
         return self.write
 
@@ -107,11 +104,11 @@ class _Exchange:
         if self.limit is not None and sum(map(len, self.body)) > self.limit:
             raise AppProtocolError(f"the app wrote more than its content-length, {self.limit} bytes")
 
-    def read(self, chunks: Iterable[bytes]) -> None:
+    def read(self, chunks: Iterable[bytes]) -> Response:
         body = self.body
         size = 0 if self.limit is None else sum(map(len, body))
         for chunk in chunks:
-            if self.status is None or type(chunk) is not bytes:
+            if self.response is None or type(chunk) is not bytes:
                 if not chunk:
                     continue
                 self._check(chunk)
@@ -120,20 +117,19 @@ class _Exchange:
                 size += len(chunk)
                 if size >= self.limit:
                     # PEP 3333: a server stops iterating when it has all that content-length announces.
-                    self.body = [b"".join(body)[: self.limit]]
+                    body = [b"".join(body)[: self.limit]]
                     break
         self.invocation.answered_ns = time.monotonic_ns()
+        if self.response is None:
+            raise AppProtocolError("the app returned without calling start_response")
+        self.response.body = b"".join(body)
+        return self.response
 
     def _check(self, data: bytes) -> None:
-        if self.status is None:
+        if self.response is None:
             raise AppProtocolError("the app gave a body before it called start_response")
         if not isinstance(data, bytes):
             raise AppProtocolError(f"the app gave a body of {type(data).__name__}, not bytes")
-
-    def response(self) -> Response:
-        if self.status is None:
-            raise AppProtocolError("the app returned without calling start_response")
-        return Response(self.status, self.headers, b"".join(self.body))
 
 
 @lru_cache(maxsize=128)
@@ -146,55 +142,84 @@ def _content_length(headers: Headers) -> int | None:
     """Check that the headers are pairs of strings and return the content-length if there is one."""
     # What the strings hold is checked with the whole response.
     limit = None
-    for pair in headers:
-        if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], str):
-            raise AppProtocolError(f"the app gave the header {pair!r}, not a pair of strings")
-        if len(pair[0]) == _LENGTH_OF_NAME and pair[0].lower() == "content-length" and pair[1].isdecimal():
-            limit = int(pair[1])
+    try:
+        for name, value in headers:
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise TypeError(f"found {type(name).__name__} and {type(value).__name__}")
+            if len(name) == _LENGTH_OF_NAME and name.lower() == "content-length" and value.isdecimal():
+                limit = int(value)
+    except (TypeError, ValueError) as error:
+        raise AppProtocolError(f"the app gave headers that are not pairs of strings: {error}") from None
     return limit
 
 
 _LENGTH_OF_NAME = len("content-length")
 
+# Every key that each request has. One copy is half the work of setting them one by one.
+_BLANK: dict[str, Any] = {
+    "REQUEST_METHOD": "",
+    "SCRIPT_NAME": "",
+    "PATH_INFO": "",
+    "QUERY_STRING": "",
+    # Not of PEP 3333, but what gunicorn and werkzeug give, verbatim.
+    "REQUEST_URI": "",
+    "RAW_URI": "",
+    "REMOTE_ADDR": "",
+    "SERVER_NAME": "",
+    "SERVER_PORT": "",
+    "SERVER_PROTOCOL": "HTTP/1.1",
+    "wsgi.version": (1, 0),
+    "wsgi.url_scheme": "https",
+    "wsgi.input": None,
+    "wsgi.input_terminated": True,
+    "wsgi.errors": None,
+    "wsgi.multithread": True,
+    "wsgi.multiprocess": True,
+    "wsgi.run_once": False,
+}
+
 
 def _environ(request: Request) -> dict[str, Any]:
-    raw_path, query = request.raw_path, request.query
-    target = f"{raw_path}?{query}" if query else raw_path
-    is_path_info = "%" not in raw_path and raw_path != "*"
-    environ: dict[str, Any] = {
-        "REQUEST_METHOD": request.method,
-        "SCRIPT_NAME": "",
-        # latin-1 of the bytes: PEP 3333, "Unicode Issues".
-        "PATH_INFO": raw_path if is_path_info else _path_info(raw_path),
-        "QUERY_STRING": query,
-        # Not of PEP 3333, but what gunicorn and werkzeug give, verbatim.
-        "REQUEST_URI": target,
-        "RAW_URI": target,
-        "SERVER_NAME": request.host,
-        "SERVER_PORT": str(request.port),
-        "SERVER_PROTOCOL": "HTTP/1.1" if request.http_version == "1.1" else "HTTP/1.0",
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": request.scheme,
-        "wsgi.input": io.BytesIO(request.body),
-        "wsgi.input_terminated": True,
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": True,
-        "wsgi.run_once": False,
-    }
-    if request.client is not None:
-        environ["REMOTE_ADDR"] = request.client
-    layout, values = request.layout, request.values
-    if layout is not None and layout.environ_keys is None:
-        layout.environ_keys = _keys_of(layout)
-    if layout is not None and layout.environ_keys and values is not None:
-        # strict=False: they are as long as each other, and the check is as long as the rest.
-        environ.update(zip(layout.environ_keys, values, strict=False))
-        if request.extra:
-            environ.update((_key(name), value) for name, value in request.extra)
-    else:
+    layout = request.layout
+    if layout is None:
+        environ = _BLANK.copy()
         environ.update(_joined(request))
+    else:
+        environ = (layout.environ or _blank_of(layout)).copy()
+        if layout.environ_keys and request.values is not None:
+            # strict=False: they are as long as each other, and the check is as long as the rest.
+            environ.update(zip(layout.environ_keys, request.values, strict=False))
+            if request.extra:
+                environ.update((_key(name), value) for name, value in request.extra)
+        else:
+            environ.update(_joined(request))
+    raw_path = request.raw_path
+    target = environ["PATH_INFO"] = raw_path
+    if request.query:
+        environ["QUERY_STRING"] = request.query
+        target = f"{raw_path}?{request.query}"
+    if "%" in raw_path or raw_path == "*":
+        environ["PATH_INFO"] = _path_info(raw_path)
+    environ["REQUEST_METHOD"] = request.method
+    environ["REQUEST_URI"] = environ["RAW_URI"] = target
+    environ["SERVER_NAME"] = request.host
+    environ["SERVER_PORT"] = str(request.port)
+    environ["wsgi.url_scheme"] = request.scheme
+    environ["wsgi.input"] = io.BytesIO(request.body)
+    environ["wsgi.errors"] = sys.stderr
+    if request.http_version != "1.1":
+        environ["SERVER_PROTOCOL"] = "HTTP/1.0"
+    if request.client is None:
+        del environ["REMOTE_ADDR"]
+    else:
+        environ["REMOTE_ADDR"] = request.client
     return environ
+
+
+def _blank_of(layout: Layout) -> dict[str, Any]:
+    layout.environ_keys = _keys_of(layout)
+    layout.environ = _BLANK | dict.fromkeys(layout.environ_keys)
+    return layout.environ
 
 
 def _keys_of(layout: Layout) -> tuple[str, ...]:
@@ -230,4 +255,5 @@ def _path_info(raw_path: str) -> str:
     if raw_path == "*":
         # `OPTIONS *` asks about the server: there is no path, and PATH_INFO must begin with a slash or be empty.
         return ""
+    # latin-1 of the bytes: PEP 3333, "Unicode Issues".
     return unquote_to_bytes(raw_path).decode("latin-1")

@@ -20,6 +20,7 @@ from tracedbridge.messages import Request
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tracedbridge.headers import Layout
     from tracedbridge.messages import Event, Headers, Response
 
 __all__ = ("decode", "encode", "matches")
@@ -37,7 +38,6 @@ _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]*))(?::([0-9]{0,5}))?
 _TELLING = ("host", "x-forwarded-proto", "x-real-ip", "x-forwarded-for", "content-length")
 # Two of these that differ are request smuggling.
 _SINGLE = frozenset(("content-length", "host"))
-_NO_HEADERS: dict[str, str] = {}
 
 
 def matches(event: Event) -> bool:
@@ -66,35 +66,37 @@ def decode(event: Event, context: object) -> Request:
     Source: vercel-runtime 0.24.1.
     """
     del context
-    payload = _payload(event)
-    method = payload["method"]
+    payload, method, target, given = _payload(event)
     if method not in _METHODS and not is_token(method):
         raise BadRequestError(f"the method {_quoted(method)} is no token")
-    target = payload["path"]
     if not _TARGET(target) and target != "*":
         raise BadRequestError(f"the path {_quoted(target)} has characters that must be percent-encoded")
     path, _, query = target.partition("?")
     text: str = event["body"]
-    # JSON writes control characters as escapes only. Looking at the whole text once is cheaper than at each value.
-    is_plain = "\\" not in text and text.isascii() and "\x7f" not in text
-    given = payload.get("headers") or _NO_HEADERS
-    body = _body(payload)
-    # Nearly all events have the names of another one, each once, and plain strings: then they are left as they are.
-    layout = layout_of(tuple(given)) if is_plain and not body else None
-    values = _trimmed(given) if layout is not None else None
+    body = b"" if payload.get("body") is None else _body(payload)
     headers: Headers | None = None
+    layout: Layout | None = None
+    values: list[str] | None = None
+    # JSON writes control characters as escapes only. Looking at the whole text once is cheaper than at each value.
+    if not body and "\\" not in text and text.isascii() and "\x7f" not in text:
+        # Nearly all events have the names of another one, each once, and plain strings: then they are left as they are.
+        layout = layout_of(tuple(given))
+        if layout is not None:
+            given, values = _trimmed(given)
     if layout is not None and values is not None and "host" in layout.places:
-        if layout.telling is None:
-            layout.telling = tuple((name, layout.places[name]) for name in _TELLING if name in layout.places)
-        told = {name: values[place] for name, place in layout.telling}
+        told: dict[str, str] = given
+        names = layout.telling or _telling(layout, given)
     else:
         layout = values = None
         headers, told = _listed_headers(payload, given)
-    if body or "content-length" in told:
-        _check_length(headers, told, body)
-    scheme, host, port = _origin(told.get("host"), told.get("x-forwarded-proto"))
-    forwarded = told.get("x-real-ip") or told.get("x-forwarded-for")
-    client = (forwarded.partition(",")[0].strip() or None) if forwarded else None
+        names = _TELLING
+    host_name, proto_name, client_name, forwarded_name, length_name = names
+    if body or length_name in told:
+        _check_length(headers, told.get(length_name), told, body)
+    scheme, host, port = _origin(told.get(host_name), told.get(proto_name))
+    client = told.get(client_name) or told.get(forwarded_name) or None
+    if client is not None and "," in client:
+        client = client.partition(",")[0].strip() or None
     return Request(method, path, query, headers, body, scheme, host, port, client, "1.1", layout, values)
 
 
@@ -118,7 +120,8 @@ def encode(response: Response, event: Event) -> dict[str, Any]:
         return {"statusCode": response.status, "headers": response.fields, "body": body, "encoding": "base64"}
 
 
-def _payload(event: Event) -> dict[str, Any]:
+def _payload(event: Event) -> tuple[dict[str, Any], str, str, dict[str, Any]]:
+    """Return what the event's JSON text holds; its method, path and headers once more."""
     text = event["body"]
     try:
         payload, end = _scan(text, 0)
@@ -128,27 +131,41 @@ def _payload(event: Event) -> dict[str, Any]:
         raise EventError("cannot read the Vercel event: its body is not JSON") from None
     except (ValueError, RecursionError) as error:
         raise EventError(f"cannot read the Vercel event: its body is not JSON: {error}") from None
-    if not isinstance(payload, dict):
+    if type(payload) is not dict:
         raise EventError(f"cannot read the Vercel event: its body is a JSON {type(payload).__name__}, not an object")
-    if not isinstance(payload.get("method"), str) or not isinstance(payload.get("path"), str):
+    method, path, headers = payload.get("method"), payload.get("path"), payload.get("headers") or {}
+    if type(method) is not str or type(path) is not str:
         raise EventError(
             f"cannot read the Vercel event: its body needs strings 'method' and 'path' (found: {_keys(payload)})"
         )
-    if not isinstance(payload.get("headers") or _NO_HEADERS, dict):
+    if type(headers) is not dict:
         raise EventError("cannot read the Vercel event: 'headers' in its body is not an object")
-    return payload
+    return payload, method, path, headers
 
 
 def _keys(payload: dict[str, Any]) -> str:
     return ", ".join(sorted(payload)[:20]) or "nothing"
 
 
-def _trimmed(given: dict[str, Any]) -> list[str] | None:
-    """Return the values without spaces around them, or None if one is no string."""
+def _trimmed(given: dict[str, Any]) -> tuple[dict[str, Any], list[str] | None]:
+    """Return plain headers without spaces around the values, and the values, or None if one is no string."""
+    values = [*given.values()]
     try:
-        return [value.strip() for value in given.values()]
-    except AttributeError:
-        return None
+        # Joined, they are looked at in C all at once; the line ends are none of theirs.
+        lines = "\n".join(values)
+    except TypeError:
+        return given, None
+    if " \n" in lines or "\n " in lines or lines[:1] == " " or lines[-1:] == " ":
+        given = {name: value.strip(" ") for name, value in given.items()}
+        values = [*given.values()]
+    return given, values
+
+
+def _telling(layout: Layout, given: dict[str, Any]) -> tuple[str, ...]:
+    """Return how the names of `_TELLING` are written here, and what is no header name for the others."""
+    written = dict(zip(layout.names, given, strict=True))
+    layout.telling = tuple(written.get(name, "") for name in _TELLING)
+    return layout.telling
 
 
 def _listed_headers(payload: dict[str, Any], given: dict[str, Any]) -> tuple[Headers, dict[str, str]]:
@@ -194,7 +211,7 @@ def _listed(name: str, values: object) -> list[str]:
 
 def _body(payload: dict[str, Any]) -> bytes:
     body = payload.get("body")
-    if not body and body in ("", None):
+    if body == "":
         return b""
     if not isinstance(body, str):
         raise BadRequestError("the body is not a string")
@@ -212,8 +229,7 @@ def _body(payload: dict[str, Any]) -> bytes:
         raise BadRequestError("the body has lone surrogates") from None
 
 
-def _check_length(headers: Headers | None, told: dict[str, str], body: bytes) -> None:
-    length = told.get("content-length")
+def _check_length(headers: Headers | None, length: str | None, told: dict[str, str], body: bytes) -> None:
     if length is None:
         if headers is not None and "transfer-encoding" not in told:
             headers.append(("content-length", str(len(body))))

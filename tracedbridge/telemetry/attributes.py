@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     Attributes = dict[str, str | int | float | bool | list[str]]
 
-__all__ = ("CapturedHeaders", "known_method", "redacted_line", "redacted_query", "request_attributes")
+__all__ = ("CapturedHeaders", "known_methods", "redacted_line", "redacted_query", "request_attributes")
 
 _METHODS = frozenset(
     ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
@@ -48,15 +47,9 @@ _SECRET_HEADERS = re.compile(
 )
 
 
-def known_method(method: str) -> str:
-    """Return the method if the conventions know it, else ``_OTHER``, so that a client cannot make up metrics."""
-    return (
-        method if method in _known_methods(os.environ.get("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS", "")) else "_OTHER"
-    )
-
-
-@lru_cache(maxsize=4)
-def _known_methods(asked: str) -> frozenset[str]:
+def known_methods() -> frozenset[str]:
+    """Return the methods to tell apart: those of the conventions, so that a client cannot make up metrics."""
+    asked = os.environ.get("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS", "")
     return frozenset(method.strip() for method in asked.split(",") if method.strip()) or _METHODS
 
 
@@ -77,7 +70,7 @@ def _redacted(pair: re.Match[str]) -> str:
 
 
 def request_attributes(request: Request, method: str) -> Attributes:
-    """Return what the request says, from its `known_method` to the user agent; no other header values."""
+    """Return what the request says, from its method to the user agent; no other header values."""
     attributes: Attributes = {
         "http.request.method": method,
         "url.scheme": request.scheme,

@@ -140,6 +140,11 @@ class Metrics:
         """
         self._write[name](value, {"faas.name": self._function, **(attributes or {})}, context)
 
+    def record_all(self, values: list[tuple[str, float, Mapping[str, Any]]], context: Context | None) -> None:
+        """Record values that belong together: name, value and attributes of each, as for `record`."""
+        for name, value, attributes in values:
+            self.record(name, value, context, attributes)
+
 
 def _write_of(meter: Meter, instrument: Instrument) -> Any:
     if instrument.kind == "counter":

@@ -16,7 +16,7 @@ from opentelemetry import trace as trace_api
 
 from tracedbridge.platforms import platform_of
 from tracedbridge.telemetry import applines, environment
-from tracedbridge.telemetry.attributes import CapturedHeaders
+from tracedbridge.telemetry.attributes import CapturedHeaders, known_methods
 from tracedbridge.telemetry.coldstart import ColdStartStory
 from tracedbridge.telemetry.failures import message_of, type_of
 from tracedbridge.telemetry.guard import harmless
@@ -49,6 +49,7 @@ class Middleware:
         self.platform = platform_of(os.environ)
         self.function = function_name(self.platform, app)
         self.captured = CapturedHeaders()
+        self.known_methods = known_methods()
         self.pipeline: Pipeline | None = None
         if not environment.is_disabled():
             with environment.without_bad_values():
@@ -65,6 +66,9 @@ class Middleware:
 
     def take_cold_start(self) -> ColdStartStory | None:
         """Return the cold start to its first caller, None to all others; of threads that race, one gets it."""
+        if not self._untold:
+            # Nearly always; an exception costs ten times as much.
+            return None
         try:
             return self._untold.pop()
         except IndexError:

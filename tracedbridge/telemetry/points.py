@@ -78,7 +78,6 @@ class Points:
             "counter": asked.get(CounterClass, cumulative),
             "histogram": asked.get(HistogramClass, cumulative),
         }
-        self._seen: tuple[Context | None, bool, int, int] = (None, False, 0, 0)
         self._begun_ns = self._collected_ns = time.time_ns()
         # Name of the instrument → attribute set → what was recorded.
         self._kept: dict[str, dict[tuple[tuple[str, Any], ...], _Counted | _Distribution]] = {}
@@ -90,16 +89,22 @@ class Points:
         self, name: str, value: float, context: Context | None, attributes: Mapping[str, Any] | None = None
     ) -> None:
         """Take one value, as `tracedbridge.telemetry.metrics.Metrics.record` does."""
-        key = tuple(attributes.items()) if attributes else ()
-        exemplar = self._exemplar(value, context)
+        self.record_all([(name, value, attributes or {})], context)
+
+    def record_all(self, values: list[tuple[str, float, Mapping[str, Any]]], context: Context | None) -> None:
+        """Take values that belong together: name, value and attributes of each."""
+        seen = self._exemplars_of(context)
+        now_ns = time.time_ns()
         with self._lock:
-            sets = self._kept.get(name)
-            if sets is None:
-                sets = self._kept[name] = {}
-            kept = sets.get(key)
-            if kept is None:
-                kept = self._new(name, sets, key)
-            kept.take(value, exemplar)
+            for name, value, attributes in values:
+                key = tuple(attributes.items())
+                sets = self._kept.get(name)
+                if sets is None:
+                    sets = self._kept[name] = {}
+                kept = sets.get(key)
+                if kept is None:
+                    kept = self._new(name, sets, key)
+                kept.take(value, (value, now_ns, *seen) if seen is not None else None)
 
     def add_to(self, collected: MetricsData | None) -> MetricsData | None:
         """Return the SDK's collected data with our points; those of delta temporality begin anew."""
@@ -144,16 +149,14 @@ class Points:
     def _is_delta(self, instrument: Instrument) -> bool:
         return bool(self._temporality[instrument.kind] is AggregationTemporality.DELTA)
 
-    def _exemplar(self, value: float, context: Context | None) -> _Exemplar | None:
+    def _exemplars_of(self, context: Context | None) -> tuple[int, int] | None:
+        """Return the span and trace id that exemplars are to carry, or None if there are to be none."""
         if self._filter == "always_off":
             return None
-        seen = self._seen
-        if context is None or seen[0] is not context:
-            span_context = trace_api.get_current_span(context).get_span_context()
-            is_sampled = span_context.trace_flags.sampled or self._filter == "always_on"
-            # Swapped as one, for other threads; the values of an invocation come with the same context.
-            seen = self._seen = (context, is_sampled, span_context.span_id, span_context.trace_id)
-        return (value, time.time_ns(), seen[2], seen[3]) if seen[1] else None
+        span_context = trace_api.get_current_span(context).get_span_context()
+        if not span_context.trace_flags.sampled and self._filter != "always_on":
+            return None
+        return span_context.span_id, span_context.trace_id
 
 
 class _Counted:

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import propagate
 from opentelemetry import trace as trace_api
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import Getter
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tracedbridge.messages import Request
 
 if TYPE_CHECKING:
+    from tracedbridge.messages import Headers
     from tracedbridge.settings import Parent
 
 __all__ = ("mend_no_propagation", "parent_of", "with_ids")
@@ -34,11 +37,9 @@ def parent_of(request: Request | None, worth: Parent) -> tuple[Context, trace_ap
 
 def with_ids(request: Request, context: Context) -> Request:
     """Return the request with the context's trace headers in place of the caller's; it may be the same one."""
-    carrier: dict[str, str] = {}
     propagator = propagate.get_global_textmap()
-    propagator.inject(carrier, context)
     # Replaced, not added: frameworks that trace by themselves would read the caller's first.
-    ours = [(name.lower(), value) for name, value in carrier.items()]
+    ours = _injected(propagator, context)
     fields = _fields(propagator)
     if not request.has_any(fields):
         request.extra = ours
@@ -48,6 +49,27 @@ def with_ids(request: Request, context: Context) -> Request:
         request.method, request.raw_path, request.query, headers + ours, request.body, request.scheme, request.host,
         request.port, request.client, request.http_version,
     )  # fmt: skip
+
+
+def _injected(propagator: Any, context: Context) -> Headers:
+    # A context with nothing but a span: neither baggage nor anything else that a propagator knows.
+    if len(context) == 1 and _is_w3c(propagator):
+        span_context = trace_api.get_current_span(context).get_span_context()
+        if span_context.is_valid and not span_context.trace_state:
+            # What the propagators come to then, at a fifth of their cost. Source: W3C Trace Context, 3.2.
+            ids = f"{span_context.trace_id:032x}-{span_context.span_id:016x}"
+            return [("traceparent", f"00-{ids}-{span_context.trace_flags:02x}")]
+    carrier: dict[str, str] = {}
+    propagator.inject(carrier, context)
+    return [(name.lower(), value) for name, value in carrier.items()]
+
+
+@functools.lru_cache(maxsize=4)
+def _is_w3c(propagator: Any) -> bool:
+    """Say whether these are the propagators of the specification's default, or the first of them."""
+    parts = [type(part) for part in getattr(propagator, "_propagators", ())]
+    known = [TraceContextTextMapPropagator, W3CBaggagePropagator]
+    return type(propagator) is CompositePropagator and parts in (known, known[:1])
 
 
 def mend_no_propagation() -> None:

@@ -14,7 +14,7 @@ from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from tracedbridge.errors import BadRequestError
 from tracedbridge.messages import Invocation
-from tracedbridge.telemetry.attributes import known_method, redacted_line, request_attributes
+from tracedbridge.telemetry.attributes import redacted_line, request_attributes
 from tracedbridge.telemetry.failures import message_of, show, stacktrace_of, type_of
 from tracedbridge.telemetry.guard import harmless
 from tracedbridge.telemetry.ids import start_pinned, stop_boot
@@ -22,6 +22,7 @@ from tracedbridge.telemetry.propagation import parent_of, with_ids
 from tracedbridge.telemetry.route import asgi_route, wsgi_route
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
     from opentelemetry.context import Context
@@ -59,6 +60,8 @@ class Watch(Invocation):
         self._started_ns: int | None = None
         self._story: ColdStartStory | None = None
         self._id = ""
+        # Of the span, as hex.
+        self._ids: dict[str, str] = {}
         # Of the conventions; the other one where the event holds no request.
         self._method = "_OTHER"
 
@@ -104,20 +107,15 @@ class Watch(Invocation):
     @harmless
     def _open(self, request: Request) -> None:
         middleware = self._middleware
-        self._method = known_method(request.method)
+        self._method = request.method if request.method in middleware.known_methods else "_OTHER"
         self._id = middleware.platform.invocation_id(request, self._platform_context) or os.urandom(16).hex()
         if middleware.pipeline is None:
             self._bound = middleware.lines.bind(invocation_id=self._id)
             return
-        span, context = self._start_span(request)
+        context = self._start_span(request)
         self._attached = context_api.attach(context)
         self.request = with_ids(request, context)
-        span_context = span.get_span_context()
-        self._bound = middleware.lines.bind(
-            invocation_id=self._id,
-            trace_id=f"{span_context.trace_id:032x}",
-            span_id=f"{span_context.span_id:016x}",
-        )
+        self._bound = middleware.lines.bind(invocation_id=self._id, **self._ids)
 
     @harmless
     def _read_wsgi_route(self, environ: dict[str, Any]) -> None:
@@ -163,7 +161,7 @@ class Watch(Invocation):
             return type_of(self.error)
         return str(status) if status is not None and status >= 500 else None
 
-    def _start_span(self, request: Request | None) -> tuple[Span, Context]:
+    def _start_span(self, request: Request | None) -> Context:
         middleware, story = self._middleware, self._story
         assert middleware.pipeline is not None
         parent, remote = parent_of(request, middleware.settings.parent)
@@ -190,9 +188,11 @@ class Watch(Invocation):
             tracer, _span_name(self._method, None), trace_id=trace_id, context=parent, kind=SpanKind.SERVER,
             attributes=attributes, links=links, start_time=begun_wall_ns,
         )  # fmt: skip
+        span_context = span.get_span_context()
+        self._ids = {"trace_id": f"{span_context.trace_id:032x}", "span_id": f"{span_context.span_id:016x}"}
         self._parent = parent
         context = self._context = trace_api.set_span_in_context(span, parent)
-        return span, context
+        return context
 
     def _end_span(self, status: int | None, error_type: str | None, ended_ns: int) -> None:
         assert self._middleware.pipeline is not None
@@ -234,19 +234,21 @@ class Watch(Invocation):
     def _measure(
         self, metrics: Metrics | Points, status: int | None, error_type: str | None, ended_ns: int, cpu_s: float
     ) -> None:
-        context, request, record = self._context, self.request, metrics.record
+        request = self.request
         took_s = (ended_ns - self._begun_ns) / 1e9
-        record("faas.invoke_duration", took_s, context, {**_TRIGGER, "faas.coldstart": self._story is not None})
+        values: list[tuple[str, float, Mapping[str, Any]]] = [
+            ("faas.invoke_duration", took_s, {**_TRIGGER, "faas.coldstart": self._story is not None}),
+            ("faas.cpu_usage", cpu_s, _TRIGGER),
+            ("faas.mem_usage", _peak_memory_bytes(), _TRIGGER),
+        ]
         if self.timed_out:
-            record("faas.timeouts", 1, context, _TRIGGER)
+            values.append(("faas.timeouts", 1, _TRIGGER))
         elif error_type is not None:
-            record("faas.errors", 1, context, {**_TRIGGER, "error.type": error_type})
+            values.append(("faas.errors", 1, {**_TRIGGER, "error.type": error_type}))
         else:
-            record("faas.invocations", 1, context, _TRIGGER)
-        record("faas.cpu_usage", cpu_s, context, _TRIGGER)
-        record("faas.mem_usage", _peak_memory_bytes(), context, _TRIGGER)
+            values.append(("faas.invocations", 1, _TRIGGER))
         if self.deadline_ns is not None:
-            record("tracedbridge.time_left", max(self.deadline_ns - ended_ns, 0) / 1e9, context, _TRIGGER)
+            values.append(("tracedbridge.time_left", max(self.deadline_ns - ended_ns, 0) / 1e9, _TRIGGER))
         if request is not None:
             attributes: dict[str, Any] = {
                 "http.request.method": self._method,
@@ -260,17 +262,15 @@ class Watch(Invocation):
             if error_type is not None:
                 attributes["error.type"] = error_type
             answered_s = ((self.answered_ns or ended_ns) - self._begun_ns) / 1e9
-            record("http.server.request.duration", answered_s, context, attributes)
+            values.append(("http.server.request.duration", answered_s, attributes))
+        metrics.record_all(values, self._context)
         if self._story is not None:
-            self._story.measure(metrics, context)
+            self._story.measure(metrics, self._context)
 
     def _write_line(self, status: int | None, error_type: str | None, ended_ns: int, cpu_s: float) -> None:
         request, response, error = self.request, self.response, self.error
         fields: dict[str, Any] = {"function": self._middleware.function, "invocation_id": self._id}
-        if self._span is not None:
-            span_context = self._span.get_span_context()
-            fields["trace_id"] = f"{span_context.trace_id:032x}"
-            fields["span_id"] = f"{span_context.span_id:016x}"
+        fields |= self._ids
         if request is not None:
             fields["method"] = request.method
             fields["path"] = request.raw_path
