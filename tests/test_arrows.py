@@ -24,6 +24,7 @@ LAYERS = (
     ("events", "apps", "platforms", "loading"),
     ("answers", "kinds", "untraced"),
     ("messages", "settings", "boot"),
+    ("imports", "origins"),
     ("errors", "headers"),
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

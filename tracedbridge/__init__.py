@@ -8,11 +8,13 @@ Names are resolved when they are first asked for; asking for ``vc_handler`` load
 
 from __future__ import annotations
 
+import os as _os
 import threading
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tracedbridge import boot as _boot  # noqa: F401 - first: its import is the first mark of the cold start
+# First: its import is the first mark of the cold start.
+from tracedbridge import boot as _boot
 
 if TYPE_CHECKING:
     from tracedbridge.bridge import Bridge
@@ -74,8 +76,18 @@ def __getattr__(name: str) -> Any:
         return globals()[name]
     if name in _HOMES:
         value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        if name == "create_bridge":
+            _record_imports()
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _record_imports() -> None:
+    """Record from now on what is imported: whoever asks for `create_bridge` imports his app next."""
+    off = ("off", "0", "false", "no")
+    asked = (_os.environ.get(f"TRACEDBRIDGE_{name}", "").strip().lower() for name in ("TELEMETRY", "IMPORTS"))
+    if _boot.is_young() and not any(each in off for each in asked):
+        import_module("tracedbridge.imports").open_early(_boot.MAX_LOAD_NS)
 
 
 def __dir__() -> list[str]:

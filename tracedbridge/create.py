@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tracedbridge import ending
+from tracedbridge import boot, ending, imports
 from tracedbridge.apps import app_of
 from tracedbridge.boot import ColdStart
 from tracedbridge.bridge import Bridge
@@ -86,6 +86,9 @@ def load_bridge() -> Bridge:
 def _started(
     find: Callable[[], tuple[Callable[..., Any], Kind]], settings: Settings, cold_start: ColdStart, app_name: str
 ) -> Bridge:
+    early = imports.take_early()
+    if cold_start is boot.first_of_process():
+        cold_start.imports = early
     # Before the app: its folder comes first on sys.path, and may hold a json.py.
     load_formats()
     telemetry = _telemetry_of(settings, cold_start, app_name)
@@ -94,13 +97,14 @@ def _started(
         with telemetry.loading():
             found, kind = find()
             app = app_of(telemetry.wrap(found, kind), kind)
+            cold_start.mark("bridge")
             try:
-                has_lifespan = app.start()
+                cold_start.background_tasks = app.start()
             except BaseException:
                 app.stop(0.0)
                 raise
-            if has_lifespan:
-                cold_start.mark("lifespan")
+            # To find out that an app knows no lifespan is our doing.
+            cold_start.mark("bridge" if cold_start.background_tasks is None else "lifespan")
             cold_start.ready()
     except BaseException:
         telemetry.close()

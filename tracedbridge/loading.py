@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from tracedbridge.errors import AppImportError, AppKindError, AppNotFoundError, SelfLoadError
+from tracedbridge.imports import importing
 from tracedbridge.kinds import is_handler_class, kind_of
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ def _import_file(name: str, place: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
+        with importing(module_name, spec):
+            spec.loader.exec_module(module)
     except BaseException as error:
         sys.modules.pop(module_name, None)
         if isinstance(error, Exception) and not isinstance(error, SelfLoadError):

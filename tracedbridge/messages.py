@@ -179,9 +179,12 @@ class EventFormat(Protocol):
 class App(Protocol):
     """One app, called in the way of its kind: a class of `tracedbridge.apps`."""
 
-    def start(self) -> bool:
+    def start(self) -> int | None:
         """
-        Run what the app wants to run before its first request, and say whether there was something.
+        Run what the app wants to run before its first request.
+
+        Returns:
+            How many tasks that has left running, or None if the app's kind, or the app, knows no such thing.
 
         Raises:
             StartupError: The app says that it could not start.

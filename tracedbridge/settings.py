@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ("Parent", "Settings")
+__all__ = ("Imports", "Parent", "Settings")
 
 Parent = Literal["parent", "link", "ignore"]
 """What a remote parent is worth: the parent of our span, a link on it, or nothing."""
+
+Imports = Literal["off", "summary", "full"]
+"""What is shown of the app's imports: nothing, what took long, or each one."""
 
 _T = TypeVar("_T")
 
@@ -26,6 +29,10 @@ class Settings:
         "asgi_detail",
         "deadline_ms",
         "flush_timeout_ms",
+        "imports",
+        "imports_max_spans",
+        "imports_min_ms",
+        "imports_top",
         "parent",
         "proactive_after_ms",
         "raise_errors",
@@ -48,6 +55,12 @@ class Settings:
         self.proactive_after_ms: float = source.read(
             "PROACTIVE_AFTER_MS", _not_negative, default=10_000.0, shown="10000"
         )
+        self.imports: Imports = source.read("IMPORTS", _imports, default="summary", shown="summary")
+        # What nobody would see in a waterfall of a second; and as many rows as one can read.
+        self.imports_min_ms: float = source.read("IMPORTS_MIN_MS", _not_negative, default=5.0, shown="5")
+        self.imports_max_spans: int = source.read("IMPORTS_MAX_SPANS", _count, default=40, shown="40")
+        # Each is a series of its own in every metrics backend.
+        self.imports_top: int = source.read("IMPORTS_TOP", _count, default=10, shown="10")
 
 
 class _Source:
@@ -82,6 +95,19 @@ def _parent(text: str) -> Parent:
     if text.lower() not in ("parent", "link", "ignore"):
         raise ValueError("parent, link or ignore")
     return cast("Parent", text.lower())
+
+
+def _imports(text: str) -> Imports:
+    if text.lower() not in ("off", "summary", "full"):
+        raise ValueError("off, summary or full")
+    return cast("Imports", text.lower())
+
+
+def _count(text: str) -> int:
+    # Of ASCII digits: int() takes signs, underscores and other scripts' digits.
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise ValueError("a whole number, zero or more")
+    return int(text)
 
 
 def _not_negative(text: str) -> float:

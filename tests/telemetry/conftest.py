@@ -17,6 +17,7 @@ from opentelemetry.util._once import Once
 
 from tests.support import HANG_S
 from tests.telemetry.received import Received
+from tracedbridge import boot
 from tracedbridge.serving.receiver import Receiver
 from tracedbridge.telemetry import guard
 
@@ -79,7 +80,7 @@ def plain_environment(nothing_stays_changed: None, monkeypatch: pytest.MonkeyPat
         if name.startswith(("OTEL_", "TRACEDBRIDGE_", "VERCEL", "AWS_", "__VC_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     # Else the first bridge of the test run, and only that one, has the age of this process in its cold start.
-    monkeypatch.setattr("tracedbridge.boot._claimed", True)
+    monkeypatch.setattr("tracedbridge.boot._first", boot.ColdStart())
     # Told once a process; each test is to hear it.
     monkeypatch.setattr(guard, "_told", set())
     # In development mode it logs a warning where the machine is slow.

@@ -53,9 +53,9 @@ class AsgiApp:
         self._stop_later_s: float | None = None
         self._spares: list[asyncio.AbstractEventLoop] = []
 
-    def start(self) -> bool:
+    def start(self) -> int | None:
         """
-        Run lifespan startup, once, and say whether the app speaks of a lifespan.
+        Run lifespan startup, once; return how many tasks it left running, or None if the app knows no lifespan.
 
         Raises:
             StartupError: The app sent ``lifespan.startup.failed`` or raised in its startup.
@@ -63,7 +63,10 @@ class AsgiApp:
         loop = self._loop = asyncio.new_event_loop()
         context = contextvars.copy_context()
         _off_loop(lambda: self._run(loop, self._lifespan.startup(context), context))
-        return self._lifespan.is_spoken
+        if not self._lifespan.is_spoken:
+            return None
+        # Without the lifespan's own, which waits for shutdown.
+        return len(asyncio.all_tasks(loop)) - 1
 
     def call(self, request: Request, invocation: Invocation) -> Response:
         """

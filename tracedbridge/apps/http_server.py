@@ -34,9 +34,8 @@ class HttpServerApp:
         """Take a subclass of ``http.server.BaseHTTPRequestHandler``."""
         self._handler: type[BaseHTTPRequestHandler] = app  # type: ignore[assignment]  # `kinds` has looked
 
-    def start(self) -> bool:
+    def start(self) -> None:
         """Do nothing: a handler class knows no lifespan."""
-        return False
 
     def call(self, request: Request, invocation: Invocation) -> Response:
         """

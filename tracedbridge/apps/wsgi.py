@@ -39,9 +39,8 @@ class WsgiApp:
         """Take an app of ``(environ, start_response)``."""
         self._app = app
 
-    def start(self) -> bool:
+    def start(self) -> None:
         """Do nothing: WSGI knows no lifespan."""
-        return False
 
     def call(self, request: Request, invocation: Invocation) -> Response:
         """

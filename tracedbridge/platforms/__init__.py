@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +27,9 @@ class Platform(Protocol):
 
     def resource_attributes(self, environ: Mapping[str, str]) -> dict[str, str | int]:
         """Return the attributes of the function's resource, by the semantic conventions."""
+
+    def cold_start_kind(self, environ: Mapping[str, str]) -> Literal["proactive"] | None:
+        """Return what this platform says of its cold start; None where the wait for the first event decides."""
 
     def invocation_id(self, request: Request, context: object) -> str | None:
         """Return the platform's id of this invocation, if it has one."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tracedbridge.platforms.initialization import cold_start_kind
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tracedbridge.messages import Request
 
-__all__ = ("function_name", "invocation_id", "matches", "resource_attributes", "span_attributes")
+__all__ = ("cold_start_kind", "function_name", "invocation_id", "matches", "resource_attributes", "span_attributes")
 
 
 def matches(environ: Mapping[str, str]) -> bool:

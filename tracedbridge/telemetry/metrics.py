@@ -24,6 +24,8 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0
 _MIB = 1024 * 1024
 _BYTES = tuple(size * _MIB for size in (16, 32, 64, 128, 256, 512, 768, 1024, 2048, 3072, 4096, 6144, 8192))
 
+_MODULES = (50.0, 100.0, 200.0, 300.0, 400.0, 500.0, 750.0, 1000.0, 1500.0, 2000.0, 3000.0, 5000.0)
+
 # The scope of our spans, metrics and log records.
 SCOPE = "tracedbridge"
 
@@ -85,6 +87,11 @@ INSTRUMENTS = (
                "Duration of an HTTP request, until the app has given its last byte.", _SECONDS, _HTTP),
     Instrument("tracedbridge.coldstart.phase.duration", "histogram", "s", "Duration of each phase of a cold start.",
                _SECONDS, ("phase", "tracedbridge.coldstart.kind")),
+    Instrument("tracedbridge.coldstart.modules", "histogram", "{module}", "Modules that a cold start loaded.", _MODULES,
+               ("tracedbridge.coldstart.kind",)),
+    Instrument("tracedbridge.import.duration", "histogram", "s",
+               "Time a cold start spent in the modules of one top-level package, without what they import.", _SECONDS,
+               ("package", "owner")),
     Instrument("tracedbridge.lifespan.duration", "histogram", "s", "Duration of lifespan startup and shutdown.",
                _SECONDS, ("phase", "error.type")),
     Instrument("tracedbridge.export.duration", "histogram", "s", "Time an invocation waited for its export.",

@@ -56,7 +56,8 @@ class Middleware:
                 resource = resource_of(self.platform, self.function)
                 self.pipeline = Pipeline(resource, self.function, settings.flush_timeout_ms)
         sampled = self.pipeline is not None and self.pipeline.is_sampled(cold_start.trace_id)
-        self._story = ColdStartStory(cold_start, settings.proactive_after_ms, sampled=sampled)
+        kind = self.platform.cold_start_kind(os.environ)
+        self._story = ColdStartStory(cold_start, settings, kind, sampled=sampled)
         # Until an invocation takes it: that one owns the cold start.
         self._untold = [self._story]
         self.lines = Lines(self.pipeline)
@@ -79,6 +80,7 @@ class Middleware:
         """Watch the load: the app's early spans and lines carry the boot trace; a failure is exported."""
         attached: list[Any] = []
         self._enter_boot(attached)
+        self._story.record_imports()
         try:
             yield
         except BaseException as error:
@@ -139,17 +141,17 @@ class Middleware:
     @harmless
     def _load_failed(self, error: BaseException) -> None:
         self._untold.clear()
+        self._story.failed()
         error_type = type_of(error.__cause__ or error)
         fields: dict[str, Any] = {"function": self.function, "cold_start": True, **self._story.log_fields()}
         fields |= {"error": error_type, "error_message": message_of(error)}
         context = None
         if self.pipeline is not None:
             boot = self._story.boot
-            context = trace_api.set_span_in_context(trace_api.NonRecordingSpan(boot))
             fields |= {"trace_id": f"{boot.trace_id:032x}", "span_id": f"{boot.span_id:016x}"}
-            self._story.draw_failure(self.pipeline.tracer(), error)
+            context = self._story.draw_failure(self.pipeline.tracer(), error)
             if (metrics := self.pipeline.metrics()) is not None:
-                self._story.measure(metrics, context)
+                self._story.measure(metrics, context, error_type)
                 metrics.record("faas.errors", 1, context, {"faas.trigger": "http", "error.type": error_type})
         self.lines.write("error", "cold start failed", fields, context)
 
@@ -170,10 +172,10 @@ class Middleware:
             stop_boot(self._story.boot)
             if (story := self.take_cold_start()) is not None:
                 # No event has come: what the app did until then would have no root.
-                story.kind = "proactive"
-                story.draw(self.pipeline.tracer(), None, own_id=True)
+                story.unasked()
+                context = story.draw(self.pipeline.tracer(), None, own_id=True)
                 if (metrics := self.pipeline.metrics()) is not None:
-                    story.measure(metrics, None)
+                    story.measure(metrics, context)
             try:
                 self.pipeline.flush(self.settings.flush_timeout_ms or _LAST_BUDGET_MS)
             finally:

@@ -54,6 +54,8 @@ class Watch(Invocation):
         self._tracer: Tracer | None = None
         self._parent: Context | None = None
         self._context: Context | None = None
+        # With the span of the cold start, if this invocation tells it.
+        self._cold_context: Context | None = None
         self._attached: Any = None
         self._bound: Any = None
         self._route: str | None = None
@@ -102,7 +104,7 @@ class Watch(Invocation):
         story = self._story = self._middleware.take_cold_start()
         if story is not None:
             stop_boot(story.boot)
-            story.first_event(self._begun_ns)
+            story.first_event(self._begun_ns, self._begun_wall_ns)
 
     @harmless
     def _open(self, request: Request) -> None:
@@ -138,6 +140,7 @@ class Watch(Invocation):
             self._id = os.urandom(16).hex()
         if self._story is not None:
             self._story.first_byte(self._started_ns or ended_ns)
+            self._story.end()
         status = None if self.response is None or escaped else self.response.status
         error_type = self._error_type(status)
         if pipeline is not None:
@@ -223,11 +226,14 @@ class Watch(Invocation):
         span.end(ended_wall_ns)
 
     def _draw_cold_start(self, story: ColdStartStory, span: Span, tracer: Tracer) -> None:
+        assert self._context is not None
+        span.set_attributes(story.draw_first_imports(tracer, self._context))
         if story.kind != "on_demand":
-            story.draw(tracer, None, own_id=True)
+            # A trace of its own, and so are the exemplars of its metrics.
+            self._cold_context = story.draw(tracer, None, own_id=True)
             return
         is_boot_trace = span.get_span_context().trace_id == story.boot.trace_id
-        story.draw(tracer, self._context, own_id=is_boot_trace)
+        self._cold_context = story.draw(tracer, self._context, own_id=is_boot_trace)
         if not is_boot_trace:
             story.draw_startup(tracer)
 
@@ -265,7 +271,7 @@ class Watch(Invocation):
             values.append(("http.server.request.duration", answered_s, attributes))
         metrics.record_all(values, self._context)
         if self._story is not None:
-            self._story.measure(metrics, self._context)
+            self._story.measure(metrics, self._cold_context)
 
     def _write_line(self, status: int | None, error_type: str | None, ended_ns: int, cpu_s: float) -> None:
         request, response, error = self.request, self.response, self.error
