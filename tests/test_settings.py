@@ -24,6 +24,10 @@ VALUES: dict[str, dict[str, object]] = {
     "DEADLINE_MS": {"1": 1.0, "1500": 1500.0, "0.5": 0.5},
     "FLUSH_TIMEOUT_MS": {"0": 0.0, "250": 250.0},
     "PROACTIVE_AFTER_MS": {"0": 0.0, "250": 250.0},
+    "IMPORTS": {"off": "off", "summary": "summary", "full": "full", "FULL": "full"},
+    "IMPORTS_MIN_MS": {"0": 0.0, "2.5": 2.5},
+    "IMPORTS_MAX_SPANS": {"0": 0, "100": 100},
+    "IMPORTS_TOP": {"0": 0, "3": 3},
 }
 GOOD = [(name, value, expected) for name, values in VALUES.items() for value, expected in values.items()]
 
@@ -36,6 +40,10 @@ DEFAULTS: dict[str, tuple[object, str]] = {
     "DEADLINE_MS": (None, "no deadline"),
     "FLUSH_TIMEOUT_MS": (500.0, "500"),
     "PROACTIVE_AFTER_MS": (10_000.0, "10000"),
+    "IMPORTS": ("summary", "summary"),
+    "IMPORTS_MIN_MS": (5.0, "5"),
+    "IMPORTS_MAX_SPANS": (40, "40"),
+    "IMPORTS_TOP": (10, "10"),
 }
 
 NO_NUMBERS = ("soon", "-1", "nan", "inf", "1e999", "5s", "1 000")
@@ -49,6 +57,10 @@ BAD = [
         "DEADLINE_MS": (*NO_NUMBERS, "0"),
         "FLUSH_TIMEOUT_MS": NO_NUMBERS,
         "PROACTIVE_AFTER_MS": NO_NUMBERS,
+        "IMPORTS": ("on", "1"),
+        "IMPORTS_MIN_MS": NO_NUMBERS,
+        "IMPORTS_MAX_SPANS": (*NO_NUMBERS, "1.5", "+1", "\u0661", "9" * 10),
+        "IMPORTS_TOP": (*NO_NUMBERS, "1_0"),
     }.items()
     for value in values
 ]

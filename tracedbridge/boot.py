@@ -7,6 +7,7 @@ Loaded first and kept to the standard library's cheapest modules: its import is 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -83,8 +84,8 @@ class ColdStart:
     """
 
     __slots__ = (
-        "background_tasks", "begins_with", "begun_ns", "imports", "marks", "ready_ns", "ready_wall_ns", "trace_id",
-        "wall_offset_ns",
+        "background_tasks", "begins_with", "begun_ns", "imports", "marks", "modules", "ready_ns", "ready_wall_ns",
+        "trace_id", "wall_offset_ns",
     )  # fmt: skip
 
     def __init__(self, until_now: str = "bridge") -> None:
@@ -103,6 +104,8 @@ class ColdStart:
         self.marks: list[tuple[str, int]] = []
         self.ready_ns: int | None = None
         self.ready_wall_ns: int | None = None
+        # How many were loaded then, our own included.
+        self.modules = 0
         self.imports: Recording | None = None
         # Tasks that lifespan startup left running, where there was one.
         self.background_tasks: int | None = None
@@ -131,6 +134,7 @@ class ColdStart:
         # The end of the last phase, so that the phases add up to the whole.
         self.ready_ns = self.marks[-1][1] if self.marks else time.monotonic_ns()
         self.ready_wall_ns = time.time_ns()
+        self.modules = len(sys.modules)
 
     def phases(self) -> list[tuple[str, int, int]]:
         """Return name, begin and end of each phase, in CLOCK_MONOTONIC nanoseconds, in order."""

@@ -39,7 +39,9 @@ class Answers(NamedTuple):
         return [json.loads(line) for line in self.stdout.splitlines()]
 
 
-def run(app: str, events: list[dict[str, str]], folder: Path, environ: dict[str, str]) -> Answers:
+def run(
+    app: str, events: list[dict[str, str]], folder: Path, environ: dict[str, str], *, fails: bool = False
+) -> Answers:
     """
     Answer events, one cold and the rest warm, and close.
 
@@ -48,6 +50,7 @@ def run(app: str, events: list[dict[str, str]], folder: Path, environ: dict[str,
         events: Vercel's.
         folder: For the results.
         environ: Besides the tests' own environment, which is stripped of all that means something to us.
+        fails: The app cannot start, which is to be the end of the process.
     """
     results = folder / "results.json"
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
@@ -69,6 +72,9 @@ def run(app: str, events: list[dict[str, str]], folder: Path, environ: dict[str,
         timeout=_TIMEOUT_S,
         check=False,
     )
+    if fails:
+        assert done.returncode == 1, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return Answers([], [], 0.0, done.stdout, done.stderr)
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     told = json.loads(results.read_text())
     return Answers(told["results"], told["seconds"], told["close_s"], done.stdout, done.stderr)

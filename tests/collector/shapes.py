@@ -21,6 +21,7 @@ SLACK_NS = 1_000_000
 BOUNDS = {
     (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10): "seconds",
     tuple(mib * 2**20 for mib in (16, 32, 64, 128, 256, 512, 768, 1024, 2048, 3072, 4096, 6144, 8192)): "memory",
+    (50, 100, 200, 300, 400, 500, 750, 1000, 1500, 2000, 3000, 5000): "modules",
 }
 
 _CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
@@ -183,8 +184,11 @@ def _plain(attributes: Attributes) -> Attributes:
             assert isinstance(value, float)
             assert 0 <= value < 60_000
             plain[key] = "<ms>"
+        if key == "modules":
+            assert 100 < value < 5000
+            plain[key] = "<modules>"
         if key == "exception.stacktrace":
             assert value.startswith("Traceback (most recent call last)")
-            assert "in look_up" in value
+            assert 'File "' in value
             plain[key] = "<stack>"
     return plain

@@ -66,11 +66,11 @@ def test_console_and_several(tmp_path: Path, received: Received) -> None:
     assert ran.stderr == ""
     told = console(ran.stdout)
     spans = [each["name"] for each in told if "parent_id" in each]
-    assert spans == ["import app", "cold start", "GET", "GET"]
+    assert spans == ["import index", "import app", "cold start", "GET", "GET"]
     assert len([each for each in told if "resource_metrics" in each]) >= 2
     assert [each["body"] for each in told if "severity_number" in each] == ["invocation"] * 2
     assert len([each for each in told if each.get("event") == "invocation"]) == 2
-    assert drawn(received.spans) == "GET (server)\n  cold start\n    import app\nGET (server)"
+    assert drawn(received.spans) == "GET (server)\n  cold start\n    import app\n      import index\nGET (server)"
     assert (received.metrics, received.logs) == ([], [])
 
 

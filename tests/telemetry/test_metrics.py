@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.telemetry
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 MIB = 2**20
+MODULES = (50.0, 100.0, 200.0, 300.0, 400.0, 500.0, 750.0, 1000.0, 1500.0, 2000.0, 3000.0, 5000.0)
 BYTES = tuple(MIB * size for size in (16, 32, 64, 128, 256, 512, 768, 1024, 2048, 3072, 4096, 6144, 8192))
 
 
@@ -47,6 +49,8 @@ FACTS = {
     "faas.timeouts": Fact("{timeout}"),
     "faas.invocations": Fact("{invocation}"),
     "tracedbridge.coldstart.phase.duration": Fact("s", SECONDS),
+    "tracedbridge.coldstart.modules": Fact("{module}", MODULES),
+    "tracedbridge.import.duration": Fact("s", SECONDS),
     "tracedbridge.lifespan.duration": Fact("s", SECONDS),
     "tracedbridge.export.duration": Fact("s", SECONDS),
     "tracedbridge.export.items": Fact("{item}"),
@@ -62,6 +66,7 @@ def ok(headers: Pairs) -> str:
 async def _shop(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await receive()
+        import_module("part_of_the_shop")
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await send({"type": "lifespan.shutdown.complete"})
@@ -74,9 +79,12 @@ async def _shop(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.fixture(scope="module")
-def day() -> Received:
+def day(tmp_path_factory: pytest.TempPathFactory) -> Received:
     """What comes of a function's whole life, with everything in it that is counted."""
+    folder = tmp_path_factory.mktemp("day")
+    (folder / "part_of_the_shop.py").write_text("")
     with pytest.MonkeyPatch.context() as patch, Receiver() as receiver:
+        patch.syspath_prepend(folder)
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         patch.setenv("OTEL_SERVICE_NAME", "shop")
         patch.setenv("TRACEDBRIDGE_FLUSH_TIMEOUT_MS", str(HANG_S * 1000))
@@ -230,9 +238,10 @@ def test_exemplars(kind: Kind, received: Received) -> None:
     """In every kind the points of an invocation have an exemplar that leads to its span."""
     with create_bridge(app_around(kind, ok)) as bridge:
         bridge(event(), None)
-    span = received.server()
-    for name in ("faas.invoke_duration", "faas.invocations", "http.server.request.duration", "faas.init_duration"):
-        assert exemplars_of(received, name) == [(span.trace_id, span.span_id)], name
+    within = {"faas.invoke_duration": "server", "faas.invocations": "server", "http.server.request.duration": "server"}
+    for name, span in {**within, "faas.init_duration": "cold start", "faas.coldstarts": "cold start"}.items():
+        of = received.server() if span == "server" else received.span(span)
+        assert exemplars_of(received, name) == [(of.trace_id, of.span_id)], name
 
 
 def test_exemplars_of_unsampled_spans(received: Received, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,13 +47,16 @@ async def app(scope, receive, send):
     [
         pytest.param(
             BROKEN_IMPORT, "AppImportError", "ZeroDivisionError",
-            "cold start ! ZeroDivisionError [exception]\n  import app ! ZeroDivisionError [exception]",
+            "cold start ! ZeroDivisionError [exception]\n"
+            "  import app ! ZeroDivisionError [exception]\n"
+            "    import index ! ZeroDivisionError",
             id="the import raises",
         ),
         pytest.param(
             BROKEN_STARTUP, "StartupError", "ConnectionError",
             "cold start ! ConnectionError [exception]\n"
             "  import app\n"
+            "    import index\n"
             "  lifespan startup ! ConnectionError [exception]",
             id="the startup raises",
         ),
@@ -64,7 +67,7 @@ async def app(scope, receive, send):
         ),
         pytest.param(
             "def handler(event, context): ...", "AppKindError", "AppKindError",
-            "cold start ! AppKindError [exception]\n  import app",
+            "cold start ! AppKindError [exception]\n  import app\n    import index",
             id="somebody else's handler",
         ),
     ],
@@ -394,7 +397,7 @@ os.kill(os.getpid(), signal.SIGTERM)
         tmp_path, program, TRACEDBRIDGE_FLUSH_TIMEOUT_MS="0", OTEL_EXPORTER_OTLP_ENDPOINT=received.endpoint
     )
     assert done.returncode == -signal.SIGTERM
-    assert drawn(received.spans) == "GET (server)\n  cold start\n    import app"
+    assert drawn(received.spans) == "GET (server)\n  cold start\n    import app\n      import index"
 
 
 def test_interpreter_exit(tmp_path: Path, received: Received) -> None:
@@ -415,7 +418,7 @@ async def app(scope, receive, send):
     )
     assert (ran.code, ran.stderr) == (0, "")
     assert drawn(received.spans) == (
-        "GET (server)\n  cold start\n    import app\n    lifespan startup\nlifespan shutdown"
+        "GET (server)\n  cold start\n    import app\n      import index\n    lifespan startup\nlifespan shutdown"
     )
 
 

@@ -332,7 +332,7 @@ def test_providers_at_import(tmp_path: Path, received: Received) -> None:
     assert (ran.code, ran.stderr) == (0, "")
     assert ran.answers[0]["body"] == repr((["query"], [], True, False))
     assert ran.answers[1]["body"] == repr(
-        (["query", "import app", "cold start", "GET", "query"], ["invocation"], True, True)
+        (["query", "import index", "import app", "cold start", "GET", "query"], ["invocation"], True, True)
     )
     # Made before the app had a provider: the only one that is ours.
     assert [span.name for span in received.spans] == ["before"]

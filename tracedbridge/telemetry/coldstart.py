@@ -121,8 +121,7 @@ class ColdStartStory:
         fields |= {f"{phase}_ms": round(seconds * 1e3, 3) for phase, seconds in self._phases()}
         if self.kind != "on_demand":
             fields["idle_ms"] = round(self._idle_ns / 1e6, 3)
-        if self._imports is not None:
-            fields["modules"] = self._imports.modules()
+        fields["modules"] = self._record.modules
         if self._record.background_tasks:
             fields["background_tasks"] = self._record.background_tasks
         return fields
@@ -171,6 +170,7 @@ class ColdStartStory:
         values: list[tuple[str, float, Mapping[str, Any]]] = [
             ("faas.coldstarts", 1, {"faas.trigger": "http", **kind}),
             ("faas.init_duration", self.duration_s(), {"faas.trigger": "http", **kind}),
+            ("tracedbridge.coldstart.modules", self._record.modules, kind),
         ]
         for phase, seconds in self._phases():
             values.append(("tracedbridge.coldstart.phase.duration", seconds, {"phase": phase, **kind}))
@@ -178,7 +178,6 @@ class ColdStartStory:
             attributes = {"phase": "startup"} | ({} if error_type is None else {"error.type": error_type})
             values.append(("tracedbridge.lifespan.duration", durations_ns["lifespan"] / 1e9, attributes))
         if self._imports is not None:
-            values.append(("tracedbridge.coldstart.modules", self._imports.modules(), kind))
             for package in self._imports.packages():
                 attributes = {"package": package.name, "owner": package.owner}
                 values.append(("tracedbridge.import.duration", package.self_ns / 1e9, attributes))

@@ -52,10 +52,6 @@ class ImportSpans:
         roots = [root for roots in self._roots.values() for root in roots]
         return packages_of(roots, self._origins)[: self._top]
 
-    def modules(self) -> int:
-        """Return how many modules were loaded."""
-        return sum(each.error is None for roots in self._roots.values() for root in roots for each in root.walk())
-
     def summary(self, phase: str) -> dict[str, int | float]:
         """Return what a phase imported, in attributes of its span; nothing if it imported nothing."""
         imports = [each for root in self._roots[phase] for each in root.walk()]

@@ -1,0 +1,7 @@
+"""Imported in lifespan startup, and takes its time."""
+
+from __future__ import annotations
+
+import time
+
+time.sleep(0.02)
