@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tracedbridge.imports import Recording
 
-    Beginning = Literal["process", "platform", "tracedbridge", "bridge"]
+    Beginning = Literal["process", "platform", "tracedbridge", "bridge", "restore"]
 
 __all__ = ("IMPORTED_NS", "MAX_LOAD_NS", "ColdStart", "first_of_process", "is_young", "process_started")
 
@@ -116,6 +116,14 @@ class ColdStart:
             self.begun_ns, self.begins_with = process_started()
             self.mark("interpreter", IMPORTED_NS)
         self.mark(until_now, now_ns)
+
+    @classmethod
+    def of_restore(cls) -> ColdStart:
+        """Begin now, after a snapshot of this process was restored."""
+        cold_start = cls("restore")
+        cold_start.marks.clear()
+        cold_start.begins_with = "restore"
+        return cold_start
 
     def mark(self, phase: str, at_ns: int | None = None) -> None:
         """Note that ``phase`` ended, now unless told; it began where the phase before it ended."""

@@ -82,6 +82,15 @@ class Bridge:
                 raise
             return checked(answer_to(error), request.method)
 
+    def restored(self) -> None:
+        """
+        Note that this process was just restored from a snapshot; for a platform's after-restore hook.
+
+        Telemetry begins anew, with ids, an instance and connections of its own. The next invocation has a cold start
+        of kind ``restored``, which is the restore and nothing from before the snapshot.
+        """
+        self._telemetry.restored()
+
     def close(self) -> None:
         """Run the app's lifespan shutdown and send what telemetry still holds, both bounded in time; once."""
         if self._closed:

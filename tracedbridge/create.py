@@ -111,6 +111,10 @@ def _started(
         raise
     bridge = Bridge(app, telemetry, settings)
     ending.close_at_end(bridge)
+    if "AWS_LAMBDA_INITIALIZATION_TYPE" in os.environ:
+        from tracedbridge.platforms.initialization import after_restore
+
+        after_restore(bridge.restored, os.environ)
     return bridge
 
 

@@ -35,8 +35,8 @@ class Import:
     """
 
     __slots__ = (
-        "begun_ns", "children", "compile_ns", "ended_ns", "error", "find_ns", "is_reload", "name", "nested_ns",
-        "parent", "spec", "thread_id",
+        "begun_ns", "children", "compile_ns", "ended_ns", "error", "find_ns", "has_failed_parent", "is_reload", "name",
+        "nested_ns", "parent", "spec", "thread_id",
     )  # fmt: skip
 
     def __init__(self, name: str, parent: Import | None) -> None:
@@ -55,6 +55,8 @@ class Import:
         self.spec: Any = None
         # Class of the exception that ended it.
         self.error: str | None = None
+        # Whether that exception ended what imported it, too; a dependency that one can do without raises as well.
+        self.has_failed_parent = False
         self.is_reload = False
         self.thread_id = 0
 
@@ -80,6 +82,12 @@ class Import:
             each = waiting.pop()
             yield each
             waiting.extend(reversed(each.children))
+
+
+class _Stack(list[Import]):
+    """What is being imported on one thread, the innermost last, and the exception that came out of it last."""
+
+    raised: tuple[Import, BaseException] | None = None
 
 
 class Recording:
@@ -143,9 +151,15 @@ class Recording:
     def end(self, each: Import, error: BaseException | None) -> None:
         """Note that it has ended."""
         each.ended_ns = time.monotonic_ns()
-        if error is not None:
-            each.error = type(error).__name__
         stack = self._stack()
+        if error is None:
+            stack.raised = None
+        else:
+            each.error = type(error).__name__
+            if stack.raised is not None and stack.raised[1] is error:
+                stack.raised[0].has_failed_parent = True
+            # Kept only while it may be on its way up: it holds the frames that it came through.
+            stack.raised = (each, error) if each.parent is not None else None
         # Greenlets may leave it in another order than they came.
         if stack and stack[-1] is each:
             stack.pop()
@@ -164,11 +178,11 @@ class Recording:
         stack = self._stack()
         return stack[-1] if stack else None
 
-    def _stack(self) -> list[Import]:
+    def _stack(self) -> _Stack:
         try:
-            stack: list[Import] = self._stacks.stack
+            stack: _Stack = self._stacks.stack
         except AttributeError:
-            stack = self._stacks.stack = []
+            stack = self._stacks.stack = _Stack()
         return stack
 
     def _replace(self, owner: Any, name: str, wrap: Callable[[Recording, Any], Any]) -> None:

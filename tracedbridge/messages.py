@@ -216,6 +216,9 @@ class Telemetry(Protocol):
     def watch(self, context: object) -> AbstractContextManager[Invocation]:
         """Watch one invocation, from event to response."""
 
+    def restored(self) -> None:
+        """Begin anew: this process was just restored from a snapshot."""
+
     def stopping(self) -> AbstractContextManager[None]:
         """Watch the app's lifespan shutdown."""
 

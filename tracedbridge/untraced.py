@@ -33,6 +33,9 @@ class Untraced:
         del context
         return _Unwatched()
 
+    def restored(self) -> None:
+        """Do nothing."""
+
     def stopping(self) -> AbstractContextManager[None]:
         """Watch nothing."""
         return _NOTHING

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,7 +20,7 @@ from tests.support import HANG_S, Receive, Scope, Send, answer, event, no_lifesp
 from tests.telemetry.apps import Pairs, asgi_around, lifespan_around
 from tests.telemetry.functions import Ran, json_lines, run_function
 from tests.telemetry.received import Received, child_of, drawn
-from tracedbridge import create_bridge
+from tracedbridge import StartupError, create_bridge
 
 pytestmark = pytest.mark.telemetry
 
@@ -336,3 +339,129 @@ def test_one_bridge_after_the_other(received: Received) -> None:
         with create_bridge(_slow) as bridge:
             assert json.loads(json.dumps(answer(bridge(event(), None)).status)) == 200
     assert drawn(received.spans) == "\n".join(["GET (server)\n  cold start\n    import app"] * 2)
+
+
+@pytest.mark.parametrize("clock", ["time_ns", "monotonic_ns"])
+def test_a_clock_that_stood_still(clock: str, received: Received, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a frozen process one clock may stop: the idle gap is what the other one says, and is no cold-start time."""
+    hour_ms = 3_600_000
+    with create_bridge(started()) as bridge:
+        real = getattr(time, clock)
+        with monkeypatch.context() as patch:
+            patch.setattr(time, clock, lambda: real() + hour_ms * 1_000_000)
+            bridge(event(), None)
+    cold = received.span("cold start")
+    assert cold.attributes["tracedbridge.coldstart.kind"] == "proactive"
+    idle_ms = cold.attributes["tracedbridge.coldstart.idle_ms"]
+    assert isinstance(idle_ms, float)
+    assert hour_ms <= idle_ms < hour_ms + 60_000
+    (init,) = received.histogram("faas.init_duration")
+    assert init.sum is not None
+    assert init.sum < 60
+    assert received.log("invocation").attributes["idle_ms"] == idle_ms
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [("provisioned-concurrency", "proactive"), ("on-demand", "on_demand"), ("snap-start", "on_demand")],
+)
+def test_the_platforms_word(told: str, kind: str, received: Received, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A platform that provisions says so, however soon the first event comes."""
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", told)
+    with create_bridge(started()) as bridge:
+        bridge(event(), None)
+    assert received.span("cold start").attributes["tracedbridge.coldstart.kind"] == kind
+
+
+def test_concurrent_first_events(received: Received) -> None:
+    """Of invocations that come at once exactly one has the cold start."""
+    together = threading.Barrier(8, timeout=HANG_S)
+    with create_bridge(asgi_around(ok)) as bridge:
+
+        def call() -> None:
+            together.wait()
+            bridge(event(), None)
+
+        threads = [threading.Thread(target=call) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(HANG_S)
+    assert sorted(bool(span.attributes["faas.coldstart"]) for span in received.servers()) == [False] * 7 + [True]
+    assert received.counts("faas.coldstarts", "tracedbridge.coldstart.kind") == {("on_demand",): 1}
+    assert received.span("cold start")
+
+
+def test_restored(received: Received, capsys: pytest.CaptureFixture[str]) -> None:
+    """After a snapshot there is a new instance with a cold start of its own: the restore, and nothing before it."""
+
+    def handle(headers: Pairs) -> str:
+        with tracer.start_as_current_span("query"):
+            return "ok"
+
+    with create_bridge(asgi_around(handle)) as bridge:
+        bridge(event(), None)
+        bridge.restored()
+        for _ in range(2):
+            bridge(event(), None)
+    assert drawn(received.spans) == (
+        "GET (server)\n  cold start\n    import app\n  query\n"
+        "cold start\n"
+        "GET (server) -> cold start\n  query\n"
+        "GET (server)\n  query"
+    )
+    before, restored, warm = received.servers()
+    assert restored.attributes["faas.coldstart"] is True
+    assert restored.attributes["tracedbridge.coldstart.kind"] == "restored"
+    assert warm.attributes["faas.coldstart"] is False
+    instances = [span.resource["service.instance.id"] for span in (before, restored, warm)]
+    assert instances[0] != instances[1] == instances[2]
+    assert len({span.trace_id for span in received.spans}) == 4
+    line = json_lines(capsys.readouterr().out)[1]
+    assert (line["cold_start"], line["cold_start_kind"]) == (True, "restored")
+    assert line["restore_ms"] == line["cold_start_ms"]
+    assert "app_import_ms" not in line
+    assert received.counts("faas.coldstarts", "tracedbridge.coldstart.kind") == {("restored",): 1}
+
+
+def test_restored_by_the_platform(received: Received, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Lambda takes snapshots, its hook after the restore is ours."""
+    hooks: list[Callable[[], None]] = []
+    library = ModuleType("snapshot_restore_py")
+    monkeypatch.setattr(library, "register_after_restore", hooks.append, raising=False)
+    monkeypatch.setitem(sys.modules, "snapshot_restore_py", library)
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "snap-start")
+    with create_bridge(asgi_around(ok)) as bridge:
+        (hook,) = hooks
+        hook()
+        bridge(event(), None)
+    # What had not been told before the snapshot would be told by every process that is restored from it.
+    assert drawn(received.spans) == "cold start\nGET (server) -> cold start"
+    assert received.span("cold start").attributes["tracedbridge.coldstart.begins_with"] == "restore"
+
+
+def test_background_tasks(received: Received, capsys: pytest.CaptureFixture[str]) -> None:
+    """Tasks that startup leaves running are counted, on its span and in the line."""
+    tasks: list[asyncio.Task[object]] = []
+
+    def startup() -> None:
+        tasks.extend(asyncio.ensure_future(asyncio.Event().wait()) for _ in range(3))
+
+    with create_bridge(started(startup)) as bridge:
+        bridge(event(), None)
+    assert received.span("lifespan startup").attributes["tracedbridge.lifespan.background_tasks"] == 3
+    assert json_lines(capsys.readouterr().out)[0]["background_tasks"] == 3
+
+
+def test_a_startup_that_fails_is_measured(received: Received) -> None:
+    """The histogram of lifespan startup holds those that failed, with their error."""
+
+    def startup() -> None:
+        raise ConnectionError("no database")
+
+    with pytest.raises(StartupError):
+        create_bridge(started(startup))
+    (point,) = received.histogram("tracedbridge.lifespan.duration")
+    assert (point.attributes["phase"], point.attributes["error.type"]) == ("startup", "ConnectionError")
+    phases = {point.attributes["phase"] for point in received.histogram("tracedbridge.coldstart.phase.duration")}
+    assert "lifespan" in phases

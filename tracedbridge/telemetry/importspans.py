@@ -91,7 +91,7 @@ class ImportSpans:
                     f"import {each.name}", context=above, start_time=each.begun_ns + wall_offset_ns,
                     attributes=self._attributes(each),
                 )  # fmt: skip
-                if failed and each.error is not None:
+                if failed and each.error is not None and (each.has_failed_parent or each is self._roots[phase][-1]):
                     span.set_status(Status(StatusCode.ERROR, each.error))
                 span.end(each.ended_ns + wall_offset_ns)
                 below = trace_api.set_span_in_context(span, above)

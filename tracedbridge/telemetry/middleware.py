@@ -7,6 +7,7 @@ Nothing here can change a response: whatever fails in a hook is told on stderr, 
 from __future__ import annotations
 
 import os
+import random
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
 
+from tracedbridge.boot import ColdStart
 from tracedbridge.platforms import platform_of
 from tracedbridge.telemetry import applines, environment
 from tracedbridge.telemetry.attributes import CapturedHeaders, known_methods
@@ -30,9 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from tracedbridge.boot import ColdStart
     from tracedbridge.messages import Invocation, Kind
     from tracedbridge.settings import Settings
+    from tracedbridge.telemetry.coldstart import ColdStartKind
 
 __all__ = ("Middleware",)
 
@@ -50,18 +52,26 @@ class Middleware:
         self.function = function_name(self.platform, app)
         self.captured = CapturedHeaders()
         self.known_methods = known_methods()
+        # Whether the app has run a lifespan startup.
+        self._has_lifespan = False
+        self._connect()
+        self._begin(cold_start, self.platform.cold_start_kind(os.environ))
+
+    def _connect(self) -> None:
+        """Set up what exports, with ids and connections of its own."""
         self.pipeline: Pipeline | None = None
         if not environment.is_disabled():
             with environment.without_bad_values():
                 resource = resource_of(self.platform, self.function)
-                self.pipeline = Pipeline(resource, self.function, settings.flush_timeout_ms)
-        sampled = self.pipeline is not None and self.pipeline.is_sampled(cold_start.trace_id)
-        kind = self.platform.cold_start_kind(os.environ)
-        self._story = ColdStartStory(cold_start, settings, kind, sampled=sampled)
-        # Until an invocation takes it: that one owns the cold start.
-        self._untold = [self._story]
+                self.pipeline = Pipeline(resource, self.function, self.settings.flush_timeout_ms)
         self.lines = Lines(self.pipeline)
         applines.watch(self.pipeline)
+
+    def _begin(self, cold_start: ColdStart, kind: ColdStartKind | None) -> None:
+        """Begin to tell a cold start; the first invocation from now on owns it."""
+        sampled = self.pipeline is not None and self.pipeline.is_sampled(cold_start.trace_id)
+        self._story = ColdStartStory(cold_start, self.settings, kind, sampled=sampled)
+        self._untold = [self._story]
         if self.pipeline is not None:
             start_boot(self._story.boot)
 
@@ -75,6 +85,26 @@ class Middleware:
         except IndexError:
             return None
 
+    @harmless
+    def restored(self) -> None:
+        """
+        Begin anew after a snapshot was restored: ids, instance, connections, and a cold start that is the restore.
+
+        What had not been sent before the snapshot is dropped: each process that is restored from it would send it.
+        """
+        cold_start = ColdStart.of_restore()
+        before = self.pipeline
+        stop_boot(self._story.boot)
+        # The SDK's ids come from here, and every restored process would have the same.
+        random.seed()
+        if before is not None:
+            before.close()
+        self._connect()
+        applines.unwatch(before)
+        cold_start.mark("restore")
+        cold_start.ready()
+        self._begin(cold_start, "restored")
+
     @contextmanager
     def loading(self) -> Iterator[None]:
         """Watch the load: the app's early spans and lines carry the boot trace; a failure is exported."""
@@ -87,6 +117,7 @@ class Middleware:
             self._load_failed(error)
             raise
         finally:
+            self._has_lifespan = self._story.has_lifespan
             self._leave_boot(attached)
 
     def wrap(self, app: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
@@ -157,7 +188,7 @@ class Middleware:
 
     @harmless
     def _stopped(self, begun_wall_ns: int, took_ns: int, error: BaseException | None) -> None:
-        if self.pipeline is None or not self._story.has_lifespan:
+        if self.pipeline is None or not self._has_lifespan:
             return
         context = self._story.draw_shutdown(self.pipeline.tracer(), begun_wall_ns, took_ns, error)
         if (metrics := self.pipeline.metrics()) is not None:
