@@ -21,6 +21,7 @@ _MIN_NAME = 8
 # Rich gives 80 where there is no terminal to ask; in less than this no layout survives.
 _MIN_WIDTH = 20
 _MAX_ERROR = 24
+_IMPORT = "import "
 _GAP = 2
 
 # The last column of a bar that ends so many eighths into it.
@@ -134,6 +135,12 @@ class _Row(NamedTuple):
     span: Span
     depth: int
     note: str
+    # The word "import" stands in the row above already.
+    is_below_import: bool = False
+
+    @property
+    def is_import(self) -> bool:
+        return self.span.name.startswith(_IMPORT)
 
 
 class _Trace(NamedTuple):
@@ -181,7 +188,8 @@ def _below(root: Span, note: str, children: dict[str, list[Span]]) -> Iterable[_
     while todo:
         row = todo.pop()
         yield row
-        todo += [_Row(child, row.depth + 1, "") for child in reversed(children.pop(row.span.span_id, []))]
+        below = reversed(children.pop(row.span.span_id, []))
+        todo += [_Row(child, row.depth + 1, "", row.is_import) for child in below]
 
 
 def _end(span: Span) -> int:
@@ -253,7 +261,8 @@ class _Page:
         return line
 
     def _name(self, row: _Row) -> str:
-        return "  " * row.depth + self._plain(row.span.name)
+        name = row.span.name.removeprefix(_IMPORT) if row.is_below_import else row.span.name
+        return "  " * row.depth + self._plain(name)
 
     def _length(self, row: _Row) -> str:
         return self._written(_end(row.span) - row.span.start_ns)
@@ -272,6 +281,11 @@ class _Page:
         if cell_len(name) <= self._names:
             return set_cell_size(name, self._names)
         more = "..." if self._ascii else "…"
+        if row.is_below_import:
+            # Of a module's name the end tells more; the package is mostly that of the row above.
+            indent = name[: len(name) - len(name.lstrip())]
+            room = max(self._names - len(indent) - len(more), 1)
+            return set_cell_size(indent + more + name[-room:], self._names)
         return set_cell_size(name, self._names - len(more)) + more
 
     def _bar(self, span: Span, trace: _Trace) -> str:
