@@ -22,8 +22,7 @@ __all__ = ("Import", "Recording", "importing", "is_possible", "open_early", "tak
 # Django with everything is 1,500 modules, a notebook stack 5,000. Each entry is about 400 bytes.
 _MAX_IMPORTS = 20_000
 
-# The import system takes frames of its own out of tracebacks, and warnings look past them; with this name it does so
-# with ours, and an app's tracebacks look as if nobody had watched. Source: CPython, remove_importlib_frames().
+# Warnings look past the import system's frames for the line that they are about; with this name, past ours, too.
 _FRAME_NAME = "<frozen importlib._bootstrap>"
 
 
@@ -253,18 +252,22 @@ def _import_system() -> tuple[Any, Any]:
 
 def _loading(recording: Recording, original: Any) -> Any:
     def load(name: str, import_: Any) -> Any:
+        each = None
         # Also while it is being loaded, by this thread (a circle) or another one, whose import it is then.
-        if not recording.is_open or name in sys.modules:
-            return original(name, import_)
-        each = recording.begin(name)
-        if each is None:
-            return original(name, import_)
+        if recording.is_open and name not in sys.modules:
+            each = recording.begin(name)
         try:
             module = original(name, import_)
         except BaseException as error:
-            recording.end(each, error)
+            _forget_this_frame(error)
+            if each is not None:
+                recording.end(each, error)
             raise
-        recording.end(each, None)
+        if each is not None:
+            if each.spec is None:
+                # Its package has loaded it, or another thread.
+                each.spec = getattr(module, "__spec__", None)
+            recording.end(each, None)
         return module
 
     return load
@@ -273,14 +276,20 @@ def _loading(recording: Recording, original: Any) -> Any:
 def _finding(recording: Recording, original: Any) -> Any:
     def find(name: str, *args: Any, **kwargs: Any) -> Any:
         each = recording.current() if recording.is_open else None
-        if each is None or each.name != name:
-            return original(name, *args, **kwargs)
-        nested_ns, begun_ns = each.nested_ns, time.monotonic_ns()
+        if each is not None and each.name != name:
+            each = None
+        nested_ns, begun_ns = (each.nested_ns if each is not None else 0), time.monotonic_ns()
         try:
-            spec = each.spec = original(name, *args, **kwargs)
+            spec = original(name, *args, **kwargs)
+        except BaseException as error:
+            _forget_this_frame(error)
+            raise
         finally:
-            # A finder may import, too.
-            each.find_ns += time.monotonic_ns() - begun_ns - (each.nested_ns - nested_ns)
+            if each is not None:
+                # A finder may import, too.
+                each.find_ns += time.monotonic_ns() - begun_ns - (each.nested_ns - nested_ns)
+        if each is not None:
+            each.spec = spec
         return spec
 
     return find
@@ -289,13 +298,15 @@ def _finding(recording: Recording, original: Any) -> Any:
 def _compiling(recording: Recording, original: Any) -> Any:
     def compile_source(self: Any, *args: Any, **kwargs: Any) -> Any:
         each = recording.current() if recording.is_open else None
-        if each is None:
-            return original(self, *args, **kwargs)
         begun_ns = time.monotonic_ns()
         try:
             return original(self, *args, **kwargs)
+        except BaseException as error:
+            _forget_this_frame(error)
+            raise
         finally:
-            each.compile_ns += time.monotonic_ns() - begun_ns
+            if each is not None:
+                each.compile_ns += time.monotonic_ns() - begun_ns
 
     return compile_source
 
@@ -304,15 +315,23 @@ def _reloading(recording: Recording, original: Any) -> Any:
     # What `importlib.reload` calls, and nobody else.
     def execute(spec: Any, module: Any) -> Any:
         each = recording.begin(spec.name) if recording.is_open else None
-        if each is None:
-            return original(spec, module)
-        each.spec, each.is_reload = spec, True
+        if each is not None:
+            each.spec, each.is_reload = spec, True
         try:
             module = original(spec, module)
         except BaseException as error:
-            recording.end(each, error)
+            _forget_this_frame(error)
+            if each is not None:
+                recording.end(each, error)
             raise
-        recording.end(each, None)
+        if each is not None:
+            recording.end(each, None)
         return module
 
     return execute
+
+
+def _forget_this_frame(error: BaseException) -> None:
+    """Take the caller's frame, the outermost so far, out of a traceback; the bare `raise` that follows adds none."""
+    if error.__traceback__ is not None:
+        error.__traceback__ = error.__traceback__.tb_next
