@@ -19,7 +19,7 @@ __all__ = ("Origins", "Package", "packages_of", "source_of")
 _STDLIB_FOLDER = os.path.dirname(os.path.realpath(os.__file__))
 # Where installers put what is not the app's own: pip, Debian, Vercel's and other builders' vendoring, Lambda's layers.
 _FOLDERS_OF_OTHERS = frozenset(("site-packages", "dist-packages", "_vendor", "__pypackages__"))
-_LAYERS = "/opt/"
+_LAYERS = "/opt/python/"
 
 _BY_LOADER: dict[str, Source] = {
     "BuiltinImporter": "builtin",
@@ -71,11 +71,13 @@ class Origins:
         place = _place_of(each.spec)
         if place is None:
             return "stdlib" if is_stdlib_name else "third_party"
-        if not _FOLDERS_OF_OTHERS.isdisjoint(place.split(os.sep)) or place.startswith(_LAYERS):
+        if not _FOLDERS_OF_OTHERS.isdisjoint(place.split(os.sep)):
             return "third_party"
         # An app may have a json.py of its own.
         if is_stdlib_name and place.startswith(_STDLIB_FOLDER + os.sep):
             return "stdlib"
+        if place.startswith(_LAYERS):
+            return "third_party"
         folder = _folder_of_package(place, each.name)
         if folder not in self._installed:
             self._installed[folder] = frozenset(_installed_in(folder))
@@ -103,8 +105,12 @@ def packages_of(imports: Iterable[Import], origins: Origins) -> list[Package]:
     while waiting:
         each, above = waiting.pop()
         package = packages.get(each.package)
-        if package is None:
-            package = packages[each.package] = Package(each.package, origins.owner_of(each))
+        if package is None or (each.spec is not None and not package.modules):
+            # The first of its modules that was found tells whose it is; one that was not found may come before.
+            owner = origins.owner_of(each)
+            if package is None:
+                package = packages[each.package] = Package(each.package, owner)
+            package.owner = owner
         package.modules += each.error is None
         package.self_ns += each.self_ns
         if each.package not in above:

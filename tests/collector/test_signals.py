@@ -119,8 +119,9 @@ def test_spans(shop: Shop) -> None:
 def test_metrics(shop: Shop) -> None:
     """Every metric point arrives."""
     found = final_points(shop.sink.metrics)
-    kind, unit, _ = found.pop("tracedbridge.export.items")
-    assert (kind, unit) == ("counter", "{item}")
+    for name in ("tracedbridge.export.items", "tracedbridge.export.produced"):
+        kind, unit, _ = found.pop(name)
+        assert (kind, unit) == ("counter", "{item}")
     assert text(found) == text(_metrics(shop.function, shop.route))
 
 

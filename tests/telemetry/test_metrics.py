@@ -54,6 +54,7 @@ FACTS = {
     "tracedbridge.lifespan.duration": Fact("s", SECONDS),
     "tracedbridge.export.duration": Fact("s", SECONDS),
     "tracedbridge.export.items": Fact("{item}"),
+    "tracedbridge.export.produced": Fact("{item}"),
     "tracedbridge.time_left": Fact("s", SECONDS),
 }
 

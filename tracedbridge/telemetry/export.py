@@ -24,15 +24,37 @@ if TYPE_CHECKING:
 
     from tracedbridge.telemetry.environment import Signal
 
-__all__ = ("Export", "Outcome", "Sink", "Wire")
+__all__ = ("TOO_MUCH", "UNSUPPORTED", "Account", "Export", "Outcome", "Sink", "Wire")
 
 _logger = logging.getLogger("tracedbridge.telemetry")
 
-# What came of one batch: "" for sent, else the reason why it was dropped.
+# What came of one batch: "" for sent, else the reason why not.
 Outcome = str
 
 # 404 and 405 over HTTP, UNIMPLEMENTED over gRPC: a backend that does not take this signal, as Jaeger metrics.
 UNSUPPORTED = "unsupported"
+# The batch cannot be encoded, or is more than the backend takes at once: half of it may do.
+TOO_MUCH = frozenset(("not_sent", "http_413"))
+
+# How long a failed sink is left alone: at first little more than the budget that it has cost, at most as long as
+# somebody who has mended his collector would wait.
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
+
+# Points of delta temporality that wait: each is lost where a newer one takes its place.
+_POINTS_LIMIT = 5000
+
+
+class Account:
+    """What became of the items of one exporter: ``produced == exported + sum(dropped.values()) + pending``, always."""
+
+    __slots__ = ("dropped", "exported", "pending", "produced", "signal")
+
+    def __init__(self, signal: Signal) -> None:
+        """Count nothing yet."""
+        self.signal = signal
+        self.produced = self.exported = self.pending = 0
+        self.dropped: dict[Outcome, int] = {}
 
 
 class Wire(Protocol):
@@ -53,6 +75,18 @@ class Wire(Protocol):
 
     def outcome(self) -> Outcome:
         """Wait for the answer to it and return what came of it."""
+
+    @property
+    def may_send_again(self) -> bool:
+        """Whether a batch with that outcome may be sent again later."""
+
+    @property
+    def retry_after_s(self) -> float:
+        """How long the backend asked to be left alone, in seconds."""
+
+    @property
+    def rejected(self) -> int:
+        """How many items of a batch that was sent the backend did not take."""
 
     def abort(self) -> None:
         """End `send` or `outcome`, from another thread, where that can be done."""
@@ -78,6 +112,10 @@ class Sink:
         # 2048 and 512: the specification's defaults for batch processors.
         self._limit = size(f"{prefix}_MAX_QUEUE_SIZE", 2048)
         self._batch_limit = min(size(f"{prefix}_MAX_EXPORT_BATCH_SIZE", 512), self._limit)
+        if signal == "metrics":
+            # One collection is one request.
+            self._limit, self._batch_limit = _POINTS_LIMIT, 1
+        self._most = self._batch_limit
         self._queue: deque[Any] = deque()
         self._jobs: SimpleQueue[tuple[int, SimpleQueue[Sink]] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -87,24 +125,41 @@ class Sink:
         self._starting = threading.Lock()
         self._sent: list[Any] = []
         self._is_late = self._unsupported = self._warned = False
-        # Called with (signal, outcome, number of items); Export sets it.
-        self.count: Callable[[Signal, Outcome, int], None] = lambda *_: None
-        # Makes what is to be sent, where nobody puts it here.
+        # Until then (CLOCK_MONOTONIC) nothing is tried; and the next pause.
+        self._resumes_ns = 0
+        self._pause_s = _FIRST_PAUSE_S
+        # Held for each change of the queue, so that the account is right at every moment.
+        self._counting = threading.Lock()
+        self._account = Account(signal)
+        # Makes what is to be sent, where nobody puts it here; and whether its points are of delta temporality.
         self.collect: Callable[[], list[Any]] | None = None
+        self.collects_delta = False
 
     def put(self, item: Any) -> None:
         """Queue an item for the next flush."""
-        if self._unsupported:
-            self.count(self.signal, UNSUPPORTED, 1)
-        elif len(self._queue) >= self._limit:
-            self.count(self.signal, "queue_full", 1)
-        else:
-            self._queue.append(item)
+        with self._counting:
+            self._take_in(item, 1)
 
-    def has_work(self) -> bool:
-        """Say whether a flush has something to do here."""
+    def drop(self, reason: Outcome, items: int) -> None:
+        """Count items that never came here."""
+        with self._counting:
+            self._account.produced += items
+            self._lose(reason, items)
+
+    def account(self) -> Account:
+        """Return what became of everything until now."""
+        with self._counting:
+            copy = Account(self.signal)
+            copy.produced, copy.exported = self._account.produced, self._account.exported
+            copy.pending, copy.dropped = self._account.pending, dict(self._account.dropped)
+            return copy
+
+    def has_work(self, *, insists: bool = False) -> bool:
+        """Say whether a flush has something to do here; one that insists tries a backend that failed just now, too."""
         # A late one is still held by its backend: waiting for it again would take another budget.
-        return not (self._is_late or self._unsupported) and bool(self._queue or self.collect)
+        if self._is_late or self._unsupported or not (self._queue or self.collect):
+            return False
+        return insists or time.monotonic_ns() >= self._resumes_ns
 
     def send_at_once(self, deadline_ns: int) -> bool:
         """Send the first batch on this thread, if that waits for nobody; the answer is for `take_answer`."""
@@ -115,7 +170,7 @@ class Sink:
             if self._sent:
                 self.wire.send(self._sent, deadline_ns)
         except Exception as error:  # noqa: BLE001 - an exporter's own fault costs its batch, not the invocation
-            self._settle(self._sent, type(error).__name__)
+            self._failed(self._sent, type(error).__name__)
             self._sent = []
         return True
 
@@ -124,10 +179,10 @@ class Sink:
         batch, self._sent = self._sent, []
         try:
             outcome = self.wire.outcome() if batch else ""
-            if self.wire.is_stale:
-                self._queue.extendleft(reversed(batch))
-            elif batch:
-                self._settle(batch, outcome)
+            if batch and self.wire.is_stale:
+                self._put_back(batch)
+            elif batch and not self._settle(batch, outcome):
+                return True
         finally:
             self._busy.release()
         return self._unsupported or not self._queue
@@ -190,35 +245,98 @@ class Sink:
                 self.wire.send(batch, deadline_ns)
                 outcome = self.wire.outcome()
             except Exception as error:  # noqa: BLE001 - an exporter's own fault must not end its thread
-                outcome = type(error).__name__
+                self._failed(batch, type(error).__name__)
+                return
             if self.wire.is_stale and not tries:
                 tries = 1
-                self._queue.extendleft(reversed(batch))
-                continue
-            self._settle(batch, outcome)
-            if outcome:
+                self._put_back(batch)
+            elif not self._settle(batch, outcome):
                 return
 
     def _next_batch(self, *, may_collect: bool) -> list[Any]:
-        if may_collect and self.collect is not None:
-            # A point of now says all that one which is still here says.
-            self._queue.clear()
-            self._queue.extend(self.collect())
-        batch: list[Any] = []
-        while self._queue and len(batch) < self._batch_limit:
-            batch.append(self._queue.popleft())
-        return batch
+        collected = self.collect() if may_collect and self.collect is not None else []
+        with self._counting:
+            if collected and not self.collects_delta:
+                # A point of now says all that one which is still here says.
+                self._lose("superseded", sum(map(self._size, self._queue)), were_pending=True)
+                self._queue.clear()
+            for data in collected:
+                self._take_in(data, _points(data))
+            return [self._queue.popleft() for _ in range(min(self._most, len(self._queue)))]
 
-    def _settle(self, batch: list[Any], outcome: Outcome) -> None:
-        self.count(self.signal, outcome, sum(map(_points, batch)) if self.signal == "metrics" else len(batch))
-        if outcome == UNSUPPORTED:
-            self._unsupported = True
-            self._queue.clear()
-            _logger.warning("the OTLP backend takes no %s: none are sent to it any more", self.signal)
-        elif outcome:
-            self._warn(outcome)
+    def _take_in(self, item: Any, size: int) -> None:
+        account = self._account
+        account.produced += size
+        if self._unsupported:
+            self._lose(UNSUPPORTED, size)
+        elif account.pending + size > self._limit and account.pending:
+            self._lose("queue_full", size)
         else:
-            self._warned = False
+            account.pending += size
+            self._queue.append(item)
+
+    def _lose(self, reason: Outcome, items: int, *, were_pending: bool = False) -> None:
+        if items:
+            self._account.dropped[reason] = self._account.dropped.get(reason, 0) + items
+            self._account.pending -= items if were_pending else 0
+
+    def _put_back(self, batch: list[Any]) -> None:
+        with self._counting:
+            # They are pending all the time, so that there is still room for them.
+            self._queue.extendleft(reversed(batch))
+
+    def _size(self, item: Any) -> int:
+        return _points(item) if self.signal == "metrics" else 1
+
+    def _settle(self, batch: list[Any], outcome: Outcome) -> bool:
+        """Count what came of a batch, or keep it; say whether the next one may be sent now."""
+        if not outcome:
+            self._succeeded(sum(map(self._size, batch)))
+            return True
+        if outcome == UNSUPPORTED:
+            self._give_up(batch)
+        elif outcome in TOO_MUCH and len(batch) > 1:
+            self._most = len(batch) // 2
+            self._put_back(batch)
+            return True
+        elif self.wire.may_send_again:
+            self._put_back(batch)
+            self._pause(outcome)
+        else:
+            self._failed(batch, outcome)
+            # The one item that was too much is gone; the others are not to blame.
+            return outcome in TOO_MUCH
+        return False
+
+    def _succeeded(self, items: int) -> None:
+        rejected = min(self.wire.rejected, items)
+        with self._counting:
+            self._account.exported += items - rejected
+            self._account.pending -= items - rejected
+            self._lose("rejected", rejected, were_pending=True)
+            self._most = self._batch_limit
+        self._resumes_ns, self._pause_s, self._warned = 0, _FIRST_PAUSE_S, False
+        if rejected:
+            self._warn(f"the backend rejected {rejected} of {items}")
+
+    def _failed(self, batch: list[Any], reason: Outcome) -> None:
+        with self._counting:
+            self._lose(reason, sum(map(self._size, batch)), were_pending=True)
+            self._most = self._batch_limit
+        self._pause(reason)
+
+    def _give_up(self, batch: list[Any]) -> None:
+        with self._counting:
+            self._unsupported = True
+            self._lose(UNSUPPORTED, sum(map(self._size, (*batch, *self._queue))), were_pending=True)
+            self._queue.clear()
+        _logger.warning("the OTLP backend takes no %s: none are sent to it any more", self.signal)
+
+    def _pause(self, reason: Outcome) -> None:
+        pause_s = max(self._pause_s, min(self.wire.retry_after_s, _LONGEST_PAUSE_S))
+        self._resumes_ns = time.monotonic_ns() + int(pause_s * 1e9)
+        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+        self._warn(reason)
 
     def _warn(self, reason: str) -> None:
         # Once until it works again: a dead backend must not fill the app's log.
@@ -233,27 +351,27 @@ class Export:
     def __init__(self, sinks: Iterable[Sink]) -> None:
         """Flush these sinks."""
         self._sinks = list(sinks)
-        # Signal and outcome ("" is sent) → number of items, since the last look.
-        self._counts: dict[tuple[Signal, Outcome], int] = {}
+        # What `counted` has told already: signal and outcome → number of items.
+        self._told: dict[tuple[Signal, Outcome], int] = {}
         self._lock = threading.Lock()
         self._closed = False
-        for sink in self._sinks:
-            sink.count = self.count
 
     def sinks(self, signal: Signal) -> list[Sink]:
         """Return the sinks of a signal."""
         return [sink for sink in self._sinks if sink.signal == signal]
 
-    def flush(self, budget_ms: float) -> int:
+    def flush(self, budget_ms: float, *, is_last: bool = False) -> int:
         """
         Send what there is, for at most ``budget_ms``; return how long it took, in nanoseconds.
+
+        A backend that has failed is left alone for a while, which costs nothing; the last flush tries it all the same.
 
         Where connections are open, this thread sends to all of them and then reads all answers: handing the work to
         three threads costs more than the work. What would wait (a handshake, a name server) is done by threads.
         """
         begun_ns = time.monotonic_ns()
         deadline_ns = begun_ns + int(budget_ms * 1e6)
-        sinks = [sink for sink in self._sinks if sink.has_work()]
+        sinks = [sink for sink in self._sinks if sink.has_work(insists=is_last)]
         done: SimpleQueue[Sink] = SimpleQueue()
         token = context_api.attach(context_api.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
         try:
@@ -286,16 +404,27 @@ class Export:
         for sink in self._sinks:
             sink.end()
 
-    def counted(self) -> dict[tuple[Signal, Outcome], int]:
-        """Return how many items were sent and dropped since the last call, by signal and outcome."""
-        with self._lock:
-            counts, self._counts = self._counts, {}
-        return counts
+    def accounts(self) -> list[Account]:
+        """Return what became of everything until now, one account for each exporter."""
+        return [sink.account() for sink in self._sinks]
 
-    def count(self, signal: Signal, outcome: Outcome, items: int) -> None:
-        """Count items that were sent ("") or dropped."""
+    def counted(self) -> tuple[dict[Signal, int], dict[tuple[Signal, Outcome], int]]:
+        """Return how many items were produced, and sent ("") or dropped by reason, since the last call, by signal."""
+        produced: dict[Signal, int] = {}
+        outcomes: dict[tuple[Signal, Outcome], int] = {}
         with self._lock:
-            self._counts[signal, outcome] = self._counts.get((signal, outcome), 0) + items
+            for account in self.accounts():
+                signal = account.signal
+                produced[signal] = produced.get(signal, 0) + account.produced
+                for outcome, items in {"": account.exported, **account.dropped}.items():
+                    outcomes[signal, outcome] = outcomes.get((signal, outcome), 0) + items
+            now = {**{(signal, "produced"): items for signal, items in produced.items()}, **outcomes}
+            since = {key: items - self._told.get(key, 0) for key, items in now.items()}
+            self._told = now
+        return (
+            {signal: since[signal, "produced"] for signal in produced if since[signal, "produced"]},
+            {key: since[key] for key in outcomes if since[key]},
+        )
 
 
 def _points(data: Any) -> int:

@@ -7,6 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.sdk.metrics.export import AggregationTemporality
+
 from tracedbridge.telemetry.environment import (
     SIGNALS,
     endpoint_override,
@@ -45,6 +47,20 @@ _CONSOLE = {
 }
 
 
+# Source: OpenTelemetry Protocol 1.9, "Failures" of OTLP/HTTP and OTLP/gRPC: these, and no others.
+_RETRYABLE_STATUS = frozenset((429, 502, 503, 504))
+_RETRYABLE_CODES = frozenset(
+    ("ABORTED", "CANCELLED", "DATA_LOSS", "DEADLINE_EXCEEDED", "OUT_OF_RANGE", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
+)
+
+# Module and class of the backend's answer, and what it calls the items that it did not take.
+_ANSWERS = {
+    "traces": ("trace.v1.trace_service_pb2", "ExportTraceServiceResponse", "rejected_spans"),
+    "metrics": ("metrics.v1.metrics_service_pb2", "ExportMetricsServiceResponse", "rejected_data_points"),
+    "logs": ("logs.v1.logs_service_pb2", "ExportLogsServiceResponse", "rejected_log_records"),
+}
+
+
 def make_sinks(budget_ms: float) -> tuple[list[Sink], list[Any]]:
     """
     Make a sink for each exporter that the environment names.
@@ -68,6 +84,7 @@ def make_sinks(budget_ms: float) -> tuple[list[Sink], list[Any]]:
                 if signal == "metrics":
                     reader = MetricQueue(made.wire.exporter)
                     made.collect = reader.take
+                    made.collects_delta = AggregationTemporality.DELTA in (reader.temporality or {}).values()
                     readers.append(reader)
             else:
                 # A reader that is pulled from, as Prometheus' is.
@@ -111,6 +128,19 @@ class _Plain:
     def outcome(self) -> Outcome:
         return self._outcome
 
+    @property
+    def may_send_again(self) -> bool:
+        # The SDK's contract: what an exporter says has failed is to be dropped.
+        return False
+
+    @property
+    def retry_after_s(self) -> float:
+        return 0.0
+
+    @property
+    def rejected(self) -> int:
+        return 0
+
     def abort(self) -> None:
         pass
 
@@ -125,6 +155,7 @@ class _Http(_Plain):
         from tracedbridge.telemetry.transport import BoundedSession
 
         self._session = BoundedSession()
+        self._signal: Signal = signal
         super().__init__(signal, _load(_HTTP[signal])(endpoint=endpoint_override(signal), session=self._session))
         self._timeout_ns = int(timeout_ms(signal) * 1e6)
 
@@ -138,7 +169,10 @@ class _Http(_Plain):
 
     def send(self, batch: list[Any], deadline_ns: int) -> None:
         self._session.begin(min(deadline_ns, time.monotonic_ns() + self._timeout_ns))
-        super().send(batch, deadline_ns)
+        try:
+            super().send(batch, deadline_ns)
+        except Exception:  # noqa: BLE001 - of whatever class an item's fault is: it was not sent, which `outcome` says
+            return
 
     def outcome(self) -> Outcome:
         session = self._session
@@ -146,11 +180,28 @@ class _Http(_Plain):
         if session.error is not None:
             return type(session.error).__name__
         if session.status is None:
-            # It failed before it came to sending: the batch cannot be encoded, or is too large.
-            return self._outcome or "not_sent"
+            # It failed before it came to sending: the batch cannot be encoded.
+            return "not_sent"
         if 200 <= session.status < 300:
             return ""
         return UNSUPPORTED if session.status in (404, 405) else f"http_{session.status}"
+
+    @property
+    def may_send_again(self) -> bool:
+        # After a deadline nobody knows whether the batch was taken; OTLP allows to send it twice.
+        # But not where it answered what is no HTTP: it may have taken the batch, and would answer so again.
+        error = self._session.error
+        if error is not None:
+            return not isinstance(error, ValueError) or isinstance(error, OSError)
+        return self._session.status in _RETRYABLE_STATUS
+
+    @property
+    def retry_after_s(self) -> float:
+        return self._session.retry_after_s
+
+    @property
+    def rejected(self) -> int:
+        return _rejected(self._signal, self._session.body) if self._session.body else 0
 
     def abort(self) -> None:
         self._session.abort()
@@ -165,6 +216,7 @@ class _Grpc(_Plain):
         except ImportError as error:
             raise ImportError(f"{error}: install tracedbridge[grpc]") from None
         told_ms = timeout_ms(signal)
+        self._code = ""
         super().__init__(signal, make(timeout=(min(budget_ms, told_ms) if budget_ms > 0 else told_ms) / 1000))
         filters = logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").filters
         if _CODES not in filters:
@@ -174,8 +226,12 @@ class _Grpc(_Plain):
     def outcome(self) -> Outcome:
         if not self._outcome:
             return ""
-        code = _CODES.taken() or self._outcome
-        return UNSUPPORTED if code == "UNIMPLEMENTED" else code
+        self._code = _CODES.taken() or self._outcome
+        return UNSUPPORTED if self._code == "UNIMPLEMENTED" else self._code
+
+    @property
+    def may_send_again(self) -> bool:
+        return self._code in _RETRYABLE_CODES
 
 
 class _StatusCodes(logging.Filter):
@@ -206,6 +262,17 @@ class _StatusCodes(logging.Filter):
 
 # One for all signals: the first filter that says no is the last one asked.
 _CODES = _StatusCodes()
+
+
+def _rejected(signal: Signal, body: bytes) -> int:
+    """Return how many items an answer says were not taken; 0 where it is no answer of OTLP."""
+    module, name, field = _ANSWERS[signal]
+    try:
+        answer = _load((f"opentelemetry.proto.collector.{module}", name))()
+        answer.ParseFromString(body)
+        return max(0, int(getattr(answer.partial_success, field)))
+    except Exception:  # noqa: BLE001 - protobuf's errors are of no one class; a success with a strange body is one
+        return 0
 
 
 def _load(place: tuple[str, str]) -> Callable[..., Any]:

@@ -60,6 +60,10 @@ class Lines:
         """
         if self._pipeline is not None:
             self._pipeline.log(LogFacts(time.time_ns(), level, event, fields, context))
+        self.say(level, event, fields)
+
+    def say(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        """Write one line to stdout, and nowhere else."""
         getattr(self._logger, level)(event, level=level, **fields)
 
     def bind(self, **ids: str) -> Any:

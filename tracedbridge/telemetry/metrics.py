@@ -98,6 +98,9 @@ INSTRUMENTS = (
                _SECONDS),
     Instrument("tracedbridge.export.items", "counter", "{item}",
                "Spans, metric points and log records that were sent or dropped.", (), ("signal", "outcome")),
+    Instrument("tracedbridge.export.produced", "counter", "{item}",
+               "Spans, metric points and log records that were made for export; sent, dropped or still waiting.", (),
+               ("signal",)),
     Instrument("tracedbridge.time_left", "histogram", "s", "Time left before the deadline when an invocation ended.",
                _SECONDS, _INVOCATION),
 )  # fmt: skip

@@ -20,6 +20,7 @@ from tracedbridge.platforms import platform_of
 from tracedbridge.telemetry import applines, environment
 from tracedbridge.telemetry.attributes import CapturedHeaders, known_methods
 from tracedbridge.telemetry.coldstart import ColdStartStory
+from tracedbridge.telemetry.export import UNSUPPORTED
 from tracedbridge.telemetry.failures import message_of, type_of
 from tracedbridge.telemetry.guard import harmless
 from tracedbridge.telemetry.ids import start_boot, stop_boot
@@ -208,6 +209,18 @@ class Middleware:
                 if (metrics := self.pipeline.metrics()) is not None:
                     story.measure(metrics, context)
             try:
-                self.pipeline.flush(self.settings.flush_timeout_ms or _LAST_BUDGET_MS)
+                self.pipeline.flush(self.settings.flush_timeout_ms or _LAST_BUDGET_MS, is_last=True)
+                self._tell_losses(self.pipeline)
             finally:
                 self.pipeline.close()
+
+    def _tell_losses(self, pipeline: Pipeline) -> None:
+        lost: dict[str, int] = {}
+        for account in pipeline.accounts():
+            for reason, items in {**account.dropped, "unsent": account.pending}.items():
+                # A point that a newer one stands for is no loss, nor is what the backend never wanted.
+                if items and reason not in ("superseded", UNSUPPORTED):
+                    lost[f"{account.signal}_{reason}"] = lost.get(f"{account.signal}_{reason}", 0) + items
+        if lost:
+            # On stdout only: there is nobody left to send it.
+            self.lines.say("warning", "telemetry was lost", {"function": self.function, **lost})

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from tracedbridge.telemetry.environment import entry_point, size
-from tracedbridge.telemetry.export import Export
+from tracedbridge.telemetry.export import Account, Export
 from tracedbridge.telemetry.exporters import make_sinks
 from tracedbridge.telemetry.metrics import SCOPE, Metrics, views
 from tracedbridge.telemetry.points import Points
@@ -114,19 +114,32 @@ class Pipeline:
         elif len(self._lines) < self._max_lines:
             self._lines.append(facts)
         else:
-            self.export.count("logs", "queue_full", 1)
+            for sink in self.export.sinks("logs"):
+                sink.drop("queue_full", 1)
 
-    def flush(self, budget_ms: float) -> None:
-        """Export what there is, for at most ``budget_ms``, and count what came of it."""
+    def accounts(self) -> list[Account]:
+        """Return what became of all items until now, one account for each exporter; lines that wait are pending."""
+        accounts = self.export.accounts()
+        for account in accounts:
+            if account.signal == "logs":
+                account.produced += len(self._lines)
+                account.pending += len(self._lines)
+        return accounts
+
+    def flush(self, budget_ms: float, *, is_last: bool = False) -> None:
+        """Export what there is, for at most ``budget_ms``, and count what came of it; the last one insists."""
         # Here and not when they were written: a record is several times the cost of its facts.
         with suppress(IndexError):
             while True:
                 self._logger().emit(self._lines.popleft().record())
-        took_ns = self.export.flush(budget_ms)
+        took_ns = self.export.flush(budget_ms, is_last=is_last)
         if (metrics := self.metrics()) is not None:
             # Of this flush: they go out with the next one.
             metrics.record("tracedbridge.export.duration", took_ns / 1e9, None)
-            for (signal, outcome), items in self.export.counted().items():
+            produced, outcomes = self.export.counted()
+            for signal, items in produced.items():
+                metrics.record("tracedbridge.export.produced", items, None, {"signal": signal})
+            for (signal, outcome), items in outcomes.items():
                 attributes = {"signal": signal, "outcome": outcome or "sent"}
                 metrics.record("tracedbridge.export.items", items, None, attributes)
 

@@ -39,6 +39,9 @@ class BoundedSession(requests.Session):
         super().__init__()
         self.status: int | None = None
         self.error: Exception | None = None
+        # Of the reply: its body, and how long it asks to be left alone.
+        self.body = b""
+        self.retry_after_s = 0.0
         # Nothing of the reply has come on a connection that was kept: the backend may have closed it long ago.
         self.is_stale = False
         self._deadline_ns = 0
@@ -56,6 +59,7 @@ class BoundedSession(requests.Session):
         """Start an export that is to end by ``deadline_ns`` (CLOCK_MONOTONIC)."""
         self._deadline_ns = deadline_ns
         self.status = self.error = None
+        self.body, self.retry_after_s = b"", 0.0
         self.is_stale = self._is_awaited = self._aborted = False
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
@@ -139,12 +143,17 @@ class BoundedSession(requests.Session):
         if b"chunked" in headers.get(b"transfer-encoding", b"").lower():
             while not received.endswith(b"0\r\n\r\n"):
                 received += self._receive()
+            received = _unchunked(received)
         elif b"content-length" in headers:
             while len(received) < int(headers[b"content-length"]):
                 received += self._receive()
         elif status not in (204, 304):
             # The body ends with the connection; nobody needs to wait for that.
             is_kept = False
+        self.body = received
+        if headers.get(b"retry-after", b"").isdigit():
+            # The other form is a date, and clocks differ.
+            self.retry_after_s = float(headers[b"retry-after"])
         if not is_kept:
             self._drop()
         return status
@@ -221,6 +230,17 @@ def _parsed_head(head: bytes) -> tuple[bytes, int, dict[bytes, bytes]]:
     if not length.isdigit() or int(length) > _MAX_REPLY_BYTES:
         raise ValueError("the backend's reply is longer than any OTLP response")
     return version, int(rest[:3]), headers
+
+
+def _unchunked(data: bytes) -> bytes:
+    body = b""
+    while data:
+        size, _, data = data.partition(b"\r\n")
+        length = int(size.partition(b";")[0], 16)
+        body, data = body + data[:length], data[length + 2 :]
+        if not length:
+            break
+    return body
 
 
 def _has_proxies() -> bool:
