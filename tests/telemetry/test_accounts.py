@@ -42,10 +42,10 @@ def accounts(bridge: Bridge) -> dict[str, Account]:
     telemetry = bridge._telemetry
     assert isinstance(telemetry, Middleware)
     assert telemetry.pipeline is not None
-    found = {account.signal: account for account in telemetry.pipeline.accounts()}
+    found: dict[str, Account] = {account.signal: account for account in telemetry.pipeline.accounts()}
     for account in found.values():
         assert account.produced == account.exported + sum(account.dropped.values()) + account.pending
-    return dict(found)
+    return found
 
 
 @contextmanager

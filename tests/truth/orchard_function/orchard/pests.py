@@ -1,0 +1,1 @@
+"""Nothing: it is to be found that takes time."""
