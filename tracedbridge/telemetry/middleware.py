@@ -95,6 +95,7 @@ class Middleware:
         """
         cold_start = ColdStart.of_restore()
         before = self.pipeline
+        self._story.end()
         stop_boot(self._story.boot)
         # The SDK's ids come from here, and every restored process would have the same.
         random.seed()
@@ -200,6 +201,8 @@ class Middleware:
 
     @harmless
     def _send_rest(self) -> None:
+        # Whatever came of it, nothing of the interpreter stays patched.
+        self._story.end()
         if self.pipeline is not None:
             stop_boot(self._story.boot)
             if (story := self.take_cold_start()) is not None:
