@@ -251,7 +251,7 @@ def _import_system() -> tuple[Any, Any]:
 
 
 def _loading(recording: Recording, original: Any) -> Any:
-    def load(name: str, import_: Any) -> Any:  # pragma: no cover - it runs, by another file's name
+    def load(name: str, import_: Any) -> Any:  # pragma: no cover - runs as another file
         each = None
         # Also while it is being loaded, by this thread (a circle) or another one, whose import it is then.
         if recording.is_open and name not in sys.modules:
@@ -274,7 +274,7 @@ def _loading(recording: Recording, original: Any) -> Any:
 
 
 def _finding(recording: Recording, original: Any) -> Any:
-    def find(name: str, *args: Any, **kwargs: Any) -> Any:  # pragma: no cover - it runs, by another file's name
+    def find(name: str, *args: Any, **kwargs: Any) -> Any:  # pragma: no cover - runs as another file
         each = recording.current() if recording.is_open else None
         if each is not None and each.name != name:
             each = None
@@ -296,7 +296,7 @@ def _finding(recording: Recording, original: Any) -> Any:
 
 
 def _compiling(recording: Recording, original: Any) -> Any:
-    def compile_source(self: Any, *args: Any, **kwargs: Any) -> Any:  # pragma: no cover - it runs, by another file's name
+    def compile_source(self: Any, *args: Any, **kwargs: Any) -> Any:  # pragma: no cover - runs as another file
         each = recording.current() if recording.is_open else None
         begun_ns = time.monotonic_ns()
         try:
@@ -313,7 +313,7 @@ def _compiling(recording: Recording, original: Any) -> Any:
 
 def _reloading(recording: Recording, original: Any) -> Any:
     # What `importlib.reload` calls, and nobody else.
-    def execute(spec: Any, module: Any) -> Any:  # pragma: no cover - it runs, by another file's name
+    def execute(spec: Any, module: Any) -> Any:  # pragma: no cover - runs as another file
         each = recording.begin(spec.name) if recording.is_open else None
         if each is not None:
             each.spec, each.is_reload = spec, True
