@@ -29,6 +29,7 @@ bench:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[dev,bench]'
 	$(BIN)/python benchmarks/warm.py
+	$(BIN)/python benchmarks/imports.py
 
 clean:
 	rm -rf .venv .venvs .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From top to bottom: a module imports only what is on its own line or below. Imports inside functions count, too.
 LAYERS = (
     ("cli", "__main__"),
-    ("serving",),
+    ("serving", "coldstarts"),
     ("create",),
     ("bridge", "ending"),
     ("telemetry",),
@@ -25,7 +25,7 @@ LAYERS = (
     ("answers", "kinds", "untraced"),
     ("messages", "settings", "boot"),
     ("imports", "origins"),
-    ("errors", "headers"),
+    ("errors", "headers", "refusal"),
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 TELEMETRY_LIBRARIES = ("opentelemetry", "structlog", "google", "grpc", "requests")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import py_compile
 import sys
 import zipimport
@@ -57,6 +58,10 @@ OWNERS = {
     "the app's own json": (from_file("json", HERE / "json.py"), "app"),
     "the app's own json package": (from_file("json", HERE / "json" / "__init__.py"), "app"),
     "standard library": (installed("json.decoder"), "stdlib"),
+    "standard library, a name that is not listed": (
+        from_file("_sysconfigdata__linux", Path(os.__file__).with_name("_sysconfigdata__linux.py")),
+        "stdlib",
+    ),
     "standard library, frozen": (installed("os"), "stdlib"),
     "standard library, builtin": (installed("_symtable"), "stdlib"),
     "site-packages": (from_file("flask", HERE / "lib" / "site-packages" / "flask" / "__init__.py"), "third_party"),

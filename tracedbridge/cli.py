@@ -8,6 +8,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from tracedbridge.refusal import Refusal
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from subprocess import Popen
@@ -32,14 +34,6 @@ _SIGNALS = ("TRACES", "METRICS", "LOGS")
 _RICH_IS_MISSING = "cannot draw the waterfall without rich; run: pip install 'tracedbridge[cli]'"
 
 
-class _Refusal(Exception):  # noqa: N818 - not an error of ours, but the end of a command
-    """A command ends here, for a reason that its user can mend."""
-
-    def __init__(self, message: str, code: int = _FAILURE) -> None:
-        super().__init__(message)
-        self.code = code
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """
     Run one command and return its exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
@@ -56,7 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=_version())
     commands = tuple(_COMMANDS)
     parser.add_argument(
-        "command", choices=commands, nargs="?", metavar="COMMAND", help="invoke: answer events with an app"
+        "command",
+        choices=commands,
+        nargs="?",
+        metavar="COMMAND",
+        help="invoke: answer events with an app; coldstart: measure an app's cold starts",
     )
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="what the command takes")
     chosen = parser.parse_args(arguments)
@@ -64,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"COMMAND missing: write one of {', '.join(commands)}")
     try:
         return _COMMANDS[chosen.command](chosen.rest)
-    except _Refusal as refusal:
+    except Refusal as refusal:
         _say(str(refusal))
         return refusal.code
     except KeyboardInterrupt:
@@ -90,7 +88,13 @@ def _invoke(arguments: Sequence[str]) -> int:
     return _run_and_draw([event] * options.repeat, environ, body_only=options.body)
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"invoke": _invoke}
+def _coldstart(arguments: Sequence[str]) -> int:
+    from tracedbridge.coldstarts.command import run
+
+    return run(arguments)
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"invoke": _invoke, "coldstart": _coldstart}
 
 
 # The command line of `invoke`, and the event that it describes.
@@ -179,7 +183,7 @@ def _whole_event(name: str) -> object:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         source = "standard input" if name == "-" else repr(name)
-        raise _Refusal(f"could not read the event in {source}: it is no JSON: {error}", _USAGE) from None
+        raise Refusal(f"could not read the event in {source}: it is no JSON: {error}", _USAGE) from None
 
 
 def _read(name: str, option: str) -> bytes:
@@ -190,7 +194,7 @@ def _read(name: str, option: str) -> bytes:
             return file.read()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise _Refusal(
+        raise Refusal(
             f"could not read {name!r}: {reason}; {option} wants a file, - is standard input", _USAGE
         ) from None
 

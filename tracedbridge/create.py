@@ -103,8 +103,8 @@ def _started(
             except BaseException:
                 app.stop(0.0)
                 raise
-            # To find out that an app knows no lifespan is our doing.
-            cold_start.mark("bridge" if cold_start.background_tasks is None else "lifespan")
+            # An app without lifespan shows that by what it does when it is asked for one.
+            cold_start.mark("app_resolve" if cold_start.background_tasks is None else "lifespan")
             cold_start.ready()
     except BaseException:
         telemetry.close()

@@ -67,14 +67,13 @@ class Origins:
         return owner
 
     def _look(self, each: Import) -> Owner:
-        is_stdlib_name = each.package in sys.stdlib_module_names
         place = _place_of(each.spec)
         if place is None:
-            return "stdlib" if is_stdlib_name else "third_party"
+            return "stdlib" if each.package in sys.stdlib_module_names else "third_party"
         if not _FOLDERS_OF_OTHERS.isdisjoint(place.split(os.sep)):
             return "third_party"
-        # An app may have a json.py of its own.
-        if is_stdlib_name and place.startswith(_STDLIB_FOLDER + os.sep):
+        # By place: an app may have a json.py of its own, and not every module there has a name that is listed.
+        if place.startswith(_STDLIB_FOLDER + os.sep):
             return "stdlib"
         if place.startswith(_LAYERS):
             return "third_party"

@@ -148,3 +148,14 @@ def test_an_import_that_exits(tmp_path: Path, received: Received) -> None:
         "      import shelves"
     )
     assert (ran.lines[-1]["event"], ran.lines[-1]["error"]) == ("cold start failed", "SystemExit")
+
+
+def test_an_app_without_lifespan(tmp_path: Path, received: Received) -> None:
+    """What an app imports when it is asked for a lifespan that it does not know is the app's, and no cost of ours."""
+    source = APP.replace("    assert scope", "    import shelves\n    assert scope").replace("import shop\n", "")
+    run_shop(tmp_path, received, source)
+    assert drawn(received.spans) == (
+        "GET (server)\n  cold start\n    import app\n      import index\n    import shelves\n  import late"
+    )
+    cold = received.span("cold start")
+    assert number(cold, "coldstart.app_resolve_ms") >= 20

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import BinaryIO
 
-__all__ = ("main",)
+__all__ = ("explain", "main")
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -49,20 +49,27 @@ def _answer(events: list[bytes], answers: BinaryIO) -> bool:
     try:
         from tracedbridge import vc_handler
     except BaseException as error:  # noqa: BLE001 - whatever an app raises is shown to its developer
-        return _explain(error, "could not start the app")
+        return explain(error, "could not start the app")
     for number, line in enumerate(events, 1):
         event = json.loads(line)
         try:
             answer = vc_handler(event, None)
         except BaseException as error:  # noqa: BLE001 - whatever an app raises is shown to its developer
-            return _explain(error, f"could not answer event {number} of {len(events)}")
+            return explain(error, f"could not answer event {number} of {len(events)}")
         answers.write(json.dumps(answer).encode() + b"\n")
         # At once: whatever comes next, this answer has been given. And a fork of the app must not write it again.
         answers.flush()
     return False
 
 
-def _explain(error: BaseException, what: str) -> bool:
+def explain(error: BaseException, what: str) -> bool:
+    """
+    Write to standard error why an app could not be started, or did not answer; return True.
+
+    Args:
+        error: What was raised; KeyboardInterrupt is raised again.
+        what: What could not be done, as a sentence begins.
+    """
     from tracedbridge.errors import LoadError, TracedBridgeError
 
     if isinstance(error, KeyboardInterrupt):

@@ -213,6 +213,9 @@ class ColdStartStory:
         for phase, begun_ns, ended_ns in record.phases():
             if phase in _DRAWN:
                 self._draw_phase(tracer, below, phase, begun_ns, ended_ns, error)
+        if self._imports is not None:
+            # A phase too short for a span of its own, as a rule.
+            self._imports.draw("app_resolve", tracer, below, record.wall_offset_ns)
         if error is not None:
             fail(span, error, self._wall(record.ready_ns))
         span.end(self._wall(record.ready_ns))

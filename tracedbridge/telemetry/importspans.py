@@ -39,7 +39,9 @@ class ImportSpans:
         """
         self._origins = Origins()
         # What ran in another phase than these is our own: telemetry, the app's kind.
-        self._roots: dict[str, list[Import]] = {"app_import": [], "lifespan": [], "wait": [], "first_byte": []}
+        self._roots: dict[str, list[Import]] = {
+            "app_import": [], "app_resolve": [], "lifespan": [], "wait": [], "first_byte": [],
+        }  # fmt: skip
         for root in recording.roots:
             phase = phase_at(root.begun_ns) or "first_byte"
             self._roots.get(phase, []).append(root)
@@ -76,9 +78,9 @@ class ImportSpans:
         Make the spans of what a phase imported.
 
         Args:
-            phase: ``"app_import"``, ``"lifespan"`` or ``"first_byte"``.
+            phase: ``"app_import"``, ``"app_resolve"``, ``"lifespan"`` or ``"first_byte"``.
             tracer: Makes them.
-            context: Holds the phase's span.
+            context: Holds the span that they are to be below.
             wall_offset_ns: Wall clock minus CLOCK_MONOTONIC.
             failed: The cold start did, so that an import that raised is an error, and no optional dependency.
         """
