@@ -300,28 +300,17 @@ def _run(events: list[object], environ: Mapping[str, str], *, body_only: bool) -
     """Answer ``events`` in a fresh process, print the answers and return our exit code."""
     import signal
 
-    def end(number: int, frame: object) -> None:
-        del frame
-        raise SystemExit(128 + number)
+    from tracedbridge.children import ended_by_signals
 
-    # Whoever ends us must not leave the child behind. What is ignored stays so: nohup asks for that.
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, end)
-    try:
-        with _started(environ) as child:
-            try:
-                return _exchange(child, events, body_only=body_only)
-            except KeyboardInterrupt:
-                _end(child, signal.SIGINT)
-                _say("interrupted")
-                return _INTERRUPTED
-            finally:
-                _end(child, signal.SIGTERM)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with ended_by_signals(), _started(environ) as child:
+        try:
+            return _exchange(child, events, body_only=body_only)
+        except KeyboardInterrupt:
+            _end(child, signal.SIGINT)
+            _say("interrupted")
+            return _INTERRUPTED
+        finally:
+            _end(child, signal.SIGTERM)
 
 
 def _started(environ: Mapping[str, str]) -> Popen[bytes]:
@@ -356,7 +345,9 @@ def _exchange(child: Popen[bytes], events: list[object], *, body_only: bool) -> 
         lost = lost or not _print_answer(line, body_only=body_only)
     code = child.wait()
     if code < 0:
-        _say(f"the app's process died by {_signal_name(-code)} {_after(answered, len(events))}")
+        from tracedbridge.children import signal_name
+
+        _say(f"the app's process died by {signal_name(-code)} {_after(answered, len(events))}")
     elif answered < len(events) and not explained:
         _say(f"the app's process ended with exit code {code} {_after(answered, len(events))}")
     return _OK if answered == len(events) and code >= 0 and not lost else _FAILURE
@@ -418,15 +409,6 @@ def _end(child: Popen[bytes], number: int) -> None:
     except (TimeoutExpired, KeyboardInterrupt):
         child.kill()
         child.wait()
-
-
-def _signal_name(number: int) -> str:
-    import signal
-
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _after(answered: int, asked: int) -> str:

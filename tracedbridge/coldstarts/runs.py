@@ -16,14 +16,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, NotRequired, TypedDict, cast
 
+from tracedbridge.children import ended_by_signals, signal_name
 from tracedbridge.refusal import Refusal
 from tracedbridge.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from tracedbridge.boot import Beginning
     from tracedbridge.origins import Owner, Source
@@ -133,7 +134,7 @@ def measure(task: Task, progress: Callable[[], None]) -> Measured:
 
     environ = _environ(task.app, os.environ)
     runs: list[Run] = []
-    with _ended_by_signals():
+    with ended_by_signals():
         for number in range(task.runs + 1):
             run = _run(task, environ)
             if number:
@@ -197,8 +198,8 @@ def _environ(app: str, environ: Mapping[str, str]) -> dict[str, str]:
         for name, value in environ.items()
         if name not in _NOT_OURS and not (name.startswith("OTEL_EXPORTER_OTLP_") and name.endswith("ENDPOINT"))
     }
-    for signal_name in _SIGNALS:
-        variable = f"OTEL_{signal_name}_EXPORTER"
+    for each in _SIGNALS:
+        variable = f"OTEL_{each}_EXPORTER"
         if told.get(variable, "").strip():
             asked = (name.strip().lower() for name in told[variable].split(","))
             told[variable] = ",".join(name for name in asked if name in _QUIET_EXPORTERS) or "none"
@@ -281,15 +282,8 @@ def _end_of(child: subprocess.Popen[bytes]) -> str:
     except subprocess.TimeoutExpired:
         return "the app's process closed its output before it had answered"
     if code < 0:
-        return f"the app's process died by {_signal_name(-code)} before it had answered"
+        return f"the app's process died by {signal_name(-code)} before it had answered"
     return f"the app's process ended with exit code {code} before it had answered"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _await_end(child: subprocess.Popen[bytes]) -> None:
@@ -313,26 +307,6 @@ def _shown(output: IO[bytes]) -> bytes:
     size = output.seek(0, os.SEEK_END)
     output.seek(max(0, size - _MAX_SHOWN_BYTES))
     return output.read()
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP raise SystemExit: whoever ends us must not leave the child behind."""
-
-    def end(number: int, frame: object) -> None:
-        del frame
-        raise SystemExit(128 + number)
-
-    # What is ignored stays so: nohup asks for that.
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 # The file.
