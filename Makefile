@@ -25,9 +25,11 @@ check:
 soak:
 	TRACEDBRIDGE_TEST_SOAK=1 $(PYTHON) tests/matrix.py --only main
 
+# datadog-lambda without ddtrace: that is not measured, and its pytest plugin wraps imports in every test run.
 bench:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[dev,bench]'
+	$(BIN)/pip install --quiet --no-deps 'datadog-lambda==8.130.0'
 	$(BIN)/python benchmarks/warm.py
 	$(BIN)/python benchmarks/imports.py
 
