@@ -37,6 +37,7 @@ _SECRET_KEYS = (
     "X-Amz-Credential", "X-Amz-Security-Token", "access_token", "api_key", "apikey", "password", "secret", "token",
 )  # fmt: skip
 _SECRETS = frozenset(key.lower() for key in _SECRET_KEYS)
+_ANY_SECRET = re.compile("|".join(map(re.escape, _SECRETS)), re.IGNORECASE).search
 _PAIR = re.compile(r"([^&;?=\s]+)=([^&;]*)")
 # In a line with more than a query, as http.server writes: "GET /a?sig=… HTTP/1.1" 200 -
 _PAIR_IN_LINE = re.compile(r"([^&;?=\s]+)=([^&;\s]*)")
@@ -55,7 +56,8 @@ def known_methods() -> frozenset[str]:
 
 def redacted_query(query: str) -> str:
     """Return the query verbatim, but for the values of keys that are known to be secret."""
-    return _PAIR.sub(_redacted, query) if "=" in query else query
+    # Looked at pair by pair only if it may hold one: a key may be percent-encoded.
+    return _PAIR.sub(_redacted, query) if "%" in query or _ANY_SECRET(query) else query
 
 
 def redacted_line(line: str) -> str:

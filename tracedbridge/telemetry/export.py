@@ -138,7 +138,14 @@ class Sink:
     def put(self, item: Any) -> None:
         """Queue an item for the next flush."""
         with self._counting:
-            self._take_in(item, 1)
+            account = self._account
+            if account.pending >= self._limit or self._unsupported:
+                self._take_in(item, 1)
+            else:
+                # What it comes to nearly always, without the calls.
+                account.produced += 1
+                account.pending += 1
+                self._queue.append(item)
 
     def drop(self, reason: Outcome, items: int) -> None:
         """Count items that never came here."""

@@ -31,6 +31,8 @@ from tracedbridge.telemetry.providers import (
 from tracedbridge.telemetry.queues import LogQueue, MetricQueue, SpanQueue
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opentelemetry._logs import Logger
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.trace import Tracer
@@ -84,31 +86,27 @@ class Pipeline:
             # An app sees providers where it would see some with the SDK configured; without exporters it sees none.
             if self._is_exported[signal]:
                 put_in_place(signal, provider)
+        # Signal → the global provider, and what was made of it.
         self._made: dict[str, tuple[Any, Any]] = {}
+        self._own_logger: Logger = self._logger_provider.own.get_logger(SCOPE, _version())
         self._lines: deque[LogFacts] = deque()
         self._max_lines = size("OTEL_BLRP_MAX_QUEUE_SIZE", 2048)
 
     def tracer(self) -> Tracer:
         """Return the tracer to use now: the app's provider's, once it has set one."""
-        tracer: Tracer = self._current("traces", lambda provider: provider.get_tracer(SCOPE, _version()))
+        tracer: Tracer = self._for("traces", self._make_tracer)
         return tracer
 
     def metrics(self) -> Metrics | Points | None:
         """Return what takes our metrics now, or None if nobody reads them."""
-        if self._other("metrics") is None:
-            if not self._is_exported["metrics"]:
-                return None
-            if self._points is not None:
-                return self._points
-        made: Metrics = self._current(
-            "metrics", lambda provider: Metrics(provider.get_meter(SCOPE, _version()), self._function)
-        )
-        return made
+        taker: Metrics | Points | None = self._for("metrics", self._make_metrics)
+        return taker
 
     def log(self, facts: LogFacts) -> None:
         """Take a log line: at once where the app's provider takes it, with the next flush where ours does."""
-        if self._other("logs") is not None:
-            self._logger().emit(facts.record())
+        theirs = self._for("logs", self._their_logger)
+        if theirs is not None:
+            theirs.emit(facts.record())
         elif not self._is_exported["logs"]:
             return
         elif len(self._lines) < self._max_lines:
@@ -129,9 +127,10 @@ class Pipeline:
     def flush(self, budget_ms: float, *, is_last: bool = False) -> None:
         """Export what there is, for at most ``budget_ms``, and count what came of it; the last one insists."""
         # Here and not when they were written: a record is several times the cost of its facts.
+        logger = self._for("logs", self._their_logger) or self._own_logger
         with suppress(IndexError):
             while True:
-                self._logger().emit(self._lines.popleft().record())
+                logger.emit(self._lines.popleft().record())
         took_ns = self.export.flush(budget_ms, is_last=is_last)
         if (metrics := self.metrics()) is not None:
             # Of this flush: they go out with the next one.
@@ -145,7 +144,7 @@ class Pipeline:
 
     def is_sampled(self, trace_id: int) -> bool:
         """Say what the sampler decides about a trace without parent."""
-        provider = self._other("traces") or self._tracer_provider
+        provider = _others(in_charge("traces")) or self._tracer_provider
         sampler = getattr(provider, "sampler", None)
         if not isinstance(sampler, Sampler):
             return True
@@ -158,24 +157,32 @@ class Pipeline:
             take_away(signal, provider)
         self.export.close()
 
-    def _logger(self) -> Logger:
-        logger: Logger = self._current("logs", lambda provider: provider.get_logger(SCOPE, _version()))
-        return logger
-
-    def _other(self, signal: str) -> Any:
-        """Return the provider in charge if it is not ours."""
+    def _for(self, signal: str, make: Callable[[Any], Any]) -> Any:
+        """Return what ``make`` makes of the provider that is global now; made anew when that changes."""
         provider = in_charge(signal)
-        # Nor that of another bridge in this process, which has an export of its own.
-        return None if isinstance(provider, _STEPPING) else provider
-
-    def _current(self, signal: str, make: Any) -> Any:
-        provider = self._other(signal) or self._providers[signal]
         made = self._made.get(signal)
         if made is None or made[0] is not provider:
-            # Of ours, what writes to it whoever is global: this is the one that has been chosen.
-            own = provider.own if isinstance(provider, _STEPPING) else provider
-            made = self._made[signal] = (provider, make(own))
+            made = self._made[signal] = (provider, make(provider))
         return made[1]
+
+    def _make_tracer(self, provider: Any) -> Tracer:
+        tracer: Tracer = (_others(provider) or self._tracer_provider.own).get_tracer(SCOPE, _version())
+        return tracer
+
+    def _make_metrics(self, provider: Any) -> Metrics | Points | None:
+        theirs = _others(provider)
+        if theirs is None and (self._points is not None or not self._is_exported["metrics"]):
+            return self._points if self._is_exported["metrics"] else None
+        return Metrics((theirs or self._meter_provider.own).get_meter(SCOPE, _version()), self._function)
+
+    def _their_logger(self, provider: Any) -> Logger | None:
+        theirs = _others(provider)
+        return None if theirs is None else theirs.get_logger(SCOPE, _version())
+
+
+def _others(provider: Any) -> Any:
+    """Return the provider in charge if it is the app's; that of another bridge, which exports by itself, is not."""
+    return None if isinstance(provider, _STEPPING) else provider
 
 
 def _points_for(readers: list[Any], resource: Resource, function: str) -> Points | None:

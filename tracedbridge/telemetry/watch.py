@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from opentelemetry import context as context_api
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tracedbridge.telemetry.coldstart import ColdStartStory
     from tracedbridge.telemetry.metrics import Metrics
     from tracedbridge.telemetry.middleware import Middleware
+    from tracedbridge.telemetry.pipeline import Pipeline
     from tracedbridge.telemetry.points import Points
 
 __all__ = ("Watch",)
@@ -42,6 +44,24 @@ _TRIGGER = {"faas.trigger": "http"}
 class Watch(Invocation):
     """One invocation, watched; a context manager."""
 
+    # Defaults of the class, as in `Invocation`: most invocations set half of them.
+    _span: Span | None = None
+    _tracer: Tracer | None = None
+    _parent: Context | None = None
+    _context: Context | None = None
+    # With the span of the cold start, if this invocation tells it.
+    _cold_context: Context | None = None
+    _attached: Any = None
+    _bound: Any = None
+    _route: str | None = None
+    _started_ns: int | None = None
+    _story: ColdStartStory | None = None
+    _id = ""
+    # Of the span, as hex.
+    _ids: Mapping[str, str] = MappingProxyType({})
+    # Of the conventions; this one where the event holds no request.
+    _method = "_OTHER"
+
     def __init__(self, middleware: Middleware, context: object) -> None:
         """
         Args:
@@ -50,29 +70,16 @@ class Watch(Invocation):
         """
         self._middleware = middleware
         self._platform_context = context
-        self._span: Span | None = None
-        self._tracer: Tracer | None = None
-        self._parent: Context | None = None
-        self._context: Context | None = None
-        # With the span of the cold start, if this invocation tells it.
-        self._cold_context: Context | None = None
-        self._attached: Any = None
-        self._bound: Any = None
-        self._route: str | None = None
-        self._started_ns: int | None = None
-        self._story: ColdStartStory | None = None
-        self._id = ""
-        # Of the span, as hex.
-        self._ids: dict[str, str] = {}
-        # Of the conventions; the other one where the event holds no request.
-        self._method = "_OTHER"
 
     def __enter__(self) -> Self:
         """Take the time, and the cold start if nobody has it."""
         self._begun_cpu_s = time.process_time()
         self._begun_wall_ns = time.time_ns()
         self._begun_ns = time.monotonic_ns()
-        self._begin()
+        story = self._middleware.take_cold_start()
+        if story is not None:
+            self._story = story
+            self._begin(story)
         return self
 
     def arrived(self, request: Request) -> Request:
@@ -97,14 +104,14 @@ class Watch(Invocation):
             self.failed(error)
         self._leave()
         self._render(ended_ns, escaped=error is not None)
-        self._flush()
+        budget_ms = self._middleware.settings.flush_timeout_ms
+        if budget_ms and self._middleware.pipeline is not None:
+            self._flush(self._middleware.pipeline, budget_ms)
 
     @harmless
-    def _begin(self) -> None:
-        story = self._story = self._middleware.take_cold_start()
-        if story is not None:
-            stop_boot(story.boot)
-            story.first_event(self._begun_ns, self._begun_wall_ns)
+    def _begin(self, story: ColdStartStory) -> None:
+        stop_boot(story.boot)
+        story.first_event(self._begun_ns, self._begun_wall_ns)
 
     @harmless
     def _open(self, request: Request) -> None:
@@ -153,10 +160,8 @@ class Watch(Invocation):
         self._write_line(status, error_type, ended_ns, cpu_s)
 
     @harmless
-    def _flush(self) -> None:
-        budget_ms = self._middleware.settings.flush_timeout_ms
-        if self._middleware.pipeline is not None and budget_ms:
-            self._middleware.pipeline.flush(budget_ms)
+    def _flush(self, pipeline: Pipeline, budget_ms: float) -> None:
+        pipeline.flush(budget_ms)
 
     def _error_type(self, status: int | None) -> str | None:
         """Return the exception's class, or the status of a 5xx; None for what is no failure of the function."""
