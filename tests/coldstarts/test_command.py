@@ -7,13 +7,15 @@ import os
 import re
 import select
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.coldstarts.measurements import import_of, measured, run_of
-from tests.test_cli import TIMEOUT_S, app, is_alive, last_line, run, running, sitecustomize
+from tests.test_cli import TIMEOUT_S, app, environment, is_alive, last_line, run, running, sitecustomize
 from tracedbridge.cli import main
 from tracedbridge.coldstarts.runs import Import, read, write
 
@@ -173,6 +175,30 @@ def test_broken_app(tmp_path: Path, source: str, tracebacks: int, last: str) -> 
     assert done.stderr.decode().count(last) == 1
     assert (b"before\n" in done.stderr) is ("before" in source)
     assert not (tmp_path / "runs.json").exists()
+
+
+def test_progress_on_a_terminal(tmp_path: Path) -> None:
+    """Who watches sees how far it is, and nothing of it stays."""
+    master, slave = os.openpty()
+    try:
+        command = [sys.executable, "-m", "tracedbridge", "coldstart", "index.py", "-n", "1"]
+        done = subprocess.run(
+            command,
+            cwd=orchard(tmp_path, ASGI),
+            env=environment({"TERM": "xterm"}),
+            stdout=subprocess.PIPE,
+            stderr=slave,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        seen = os.read(master, 65536)
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert done.returncode == 0, seen
+    assert b"warming up" in seen
+    # The last thing is to erase the line.
+    assert seen.rstrip().endswith(b"\x1b[2K")
 
 
 def test_missing_app(tmp_path: Path) -> None:

@@ -178,12 +178,14 @@ def _check_writable(name: str) -> None:
 
 
 def _measure(task: Task) -> Measured:
+    from tracedbridge.coldstarts import runs
+
+    # Nothing where nobody watches: a log file is no place for it, and older rich ends even a disabled bar with a line.
+    if not sys.stderr.isatty():
+        return runs.measure(task, lambda: None)
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from tracedbridge.coldstarts import runs
-
-    # Nothing where nobody watches: a log file is no place for it.
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -191,7 +193,6 @@ def _measure(task: Task) -> Measured:
         TimeRemainingColumn(),
         console=Console(file=sys.stderr),
         transient=True,
-        disable=not sys.stderr.isatty(),
     )
     with bar:
         shown = bar.add_task("warming up", total=task.runs + 1)
