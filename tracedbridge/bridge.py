@@ -82,6 +82,14 @@ class Bridge:
                 raise
             return checked(answer_to(error), request.method)
 
+    def settle(self) -> None:
+        """
+        Do now, on this thread, what telemetry has put off: for a server that has sent the response and goes on working.
+
+        Bounded by the flush timeout, but for the first time, which loads the SDK.
+        """
+        self._telemetry.settle()
+
     def restored(self) -> None:
         """
         Note that this process was just restored from a snapshot; for a platform's after-restore hook.

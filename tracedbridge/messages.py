@@ -80,25 +80,30 @@ class Request:
 
     @property
     def headers(self) -> Headers:
-        """All headers, names lower-case; made of layout and values when they are first asked for."""
+        """All headers, names lower-case."""
+        return self.event_headers + self.extra if self.extra else self.event_headers
+
+    @property
+    def event_headers(self) -> Headers:
+        """The headers of the event; made of layout and values when they are first asked for."""
         if self._headers is None:
             assert self.layout is not None
             assert self.values is not None
             self._headers = list(zip(self.layout.names, self.values, strict=True))
-        return self._headers + self.extra if self.extra else self._headers
+        return self._headers
 
     def first(self, name: str) -> str | None:
         """Return the first value of a header of the event, by its lower-case name."""
         if self.layout is not None and self.values is not None:
             place = self.layout.places.get(name)
             return None if place is None else self.values[place]
-        return next((value for each, value in self.headers if each == name), None)
+        return next((value for each, value in self.event_headers if each == name), None)
 
     def has_any(self, names: frozenset[str]) -> bool:
         """Say whether a header of the event has one of these lower-case names."""
         if self.layout is not None:
             return not names.isdisjoint(self.layout.places)
-        return any(name in names for name, _ in self.headers)
+        return any(name in names for name, _ in self.event_headers)
 
 
 class Response:
@@ -215,6 +220,9 @@ class Telemetry(Protocol):
 
     def watch(self, context: object) -> AbstractContextManager[Invocation]:
         """Watch one invocation, from event to response."""
+
+    def settle(self) -> None:
+        """Tell and export what waits, now: the response has been taken."""
 
     def restored(self) -> None:
         """Begin anew: this process was just restored from a snapshot."""

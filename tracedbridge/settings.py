@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ("Imports", "Parent", "Settings")
+__all__ = ("Flush", "Imports", "Parent", "Settings", "Start")
 
 Parent = Literal["parent", "link", "ignore"]
 """What a remote parent is worth: the parent of our span, a link on it, or nothing."""
+
+Start = Literal["auto", "eager", "deferred"]
+"""When the SDK is loaded: where it must be, with the app, or after the first response."""
+
+Flush = Literal["auto", "before", "after"]
+"""When an invocation is told and exported: as the platform allows, before its response is returned, or after it."""
 
 Imports = Literal["off", "summary", "full"]
 """What is shown of the app's imports: nothing, what took long, or each one."""
@@ -28,6 +34,7 @@ class Settings:
         "app",
         "asgi_detail",
         "deadline_ms",
+        "flush",
         "flush_timeout_ms",
         "imports",
         "imports_max_spans",
@@ -36,6 +43,7 @@ class Settings:
         "parent",
         "proactive_after_ms",
         "raise_errors",
+        "start",
         "telemetry",
     )
 
@@ -49,6 +57,8 @@ class Settings:
         self.asgi_detail: bool = source.read("ASGI_DETAIL", _switch, default=False, shown="off")
         self.parent: Parent = source.read("PARENT", _parent, default="parent", shown="parent")
         self.deadline_ms: float | None = source.read("DEADLINE_MS", _positive, default=None, shown="no deadline")
+        self.start: Start = source.read("START", _start, default="auto", shown="auto")
+        self.flush: Flush = source.read("FLUSH", _flush, default="auto", shown="auto")
         # Half a second: what a healthy backend needs a hundred times over (its TLS handshake included), and
         # what a caller hardly notices when the backend is dead.
         self.flush_timeout_ms: float = source.read("FLUSH_TIMEOUT_MS", _not_negative, default=500.0, shown="500")
@@ -95,6 +105,18 @@ def _parent(text: str) -> Parent:
     if text.lower() not in ("parent", "link", "ignore"):
         raise ValueError("parent, link or ignore")
     return cast("Parent", text.lower())
+
+
+def _start(text: str) -> Start:
+    if text.lower() not in ("auto", "eager", "deferred"):
+        raise ValueError("auto, eager or deferred")
+    return cast("Start", text.lower())
+
+
+def _flush(text: str) -> Flush:
+    if text.lower() not in ("auto", "before", "after"):
+        raise ValueError("auto, before or after")
+    return cast("Flush", text.lower())
 
 
 def _imports(text: str) -> Imports:

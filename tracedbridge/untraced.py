@@ -33,6 +33,9 @@ class Untraced:
         del context
         return _Unwatched()
 
+    def settle(self) -> None:
+        """Do nothing."""
+
     def restored(self) -> None:
         """Do nothing."""
 

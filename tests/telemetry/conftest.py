@@ -79,6 +79,8 @@ def plain_environment(nothing_stays_changed: None, monkeypatch: pytest.MonkeyPat
     for name in os.environ:
         if name.startswith(("OTEL_", "TRACEDBRIDGE_", "VERCEL", "AWS_", "__VC_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
+    # Most tests look at what has come as soon as an answer is there.
+    monkeypatch.setenv("TRACEDBRIDGE_FLUSH", "before")
     # Else the first bridge of the test run, and only that one, has the age of this process in its cold start.
     monkeypatch.setattr("tracedbridge.boot._first", boot.ColdStart())
     # Told once a process; each test is to hear it.

@@ -312,19 +312,21 @@ def _raise(*args: object, **kwargs: object) -> None:
 @pytest.mark.parametrize(
     "hook",
     [
-        "attributes.CapturedHeaders.of_request",
+        "captured.CapturedHeaders.of_request",
         "coldstart.ColdStartStory.draw",
         "coldstart.ColdStartStory.draw_shutdown",
-        "coldstart.ColdStartStory.first_event",
         "coldstart.ColdStartStory.measure",
         "detail.with_detail",
         "export.Export.flush",
-        "lines.Lines.bind",
         "lines.Lines.write",
         "middleware.Middleware.__init__",
+        "middleware.Middleware.bind",
+        "middleware.Middleware.open",
         "pipeline.Pipeline.__init__",
         "pipeline.Pipeline.metrics",
         "pipeline.Pipeline.tracer",
+        "story.Story.first_event",
+        "telling.Teller.tell",
     ],
 )
 def test_what_fails_inside(hook: str, received: Received, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,9 +351,9 @@ def test_what_fails_inside(hook: str, received: Received, monkeypatch: pytest.Mo
     ("hook", "where"),
     [
         ("coldstart.ColdStartStory.draw_shutdown", "Middleware._stopped"),
-        ("export.Export.flush", "Watch._flush"),
-        ("lines.Lines.bind", "Watch._open"),
-        ("lines.Lines.write", "Watch._render"),
+        ("export.Export.flush", "Middleware._flush"),
+        ("middleware.Middleware.bind", "Watch._open"),
+        ("lines.Lines.write", "Teller.tell"),
     ],
 )
 def test_what_fails_inside_is_told(

@@ -16,7 +16,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from tracedbridge.telemetry.metrics import INSTRUMENTS, SCOPE, Metrics
+from tracedbridge.telemetry.current import SCOPE
+from tracedbridge.telemetry.metrics import INSTRUMENTS, Metrics
 from tracedbridge.telemetry.points import Points
 
 RESOURCE = Resource({"service.name": "shop"})

@@ -9,7 +9,6 @@ Source: OpenTelemetry, "Environment Variable Specification" and "OTLP Exporter C
 
 from __future__ import annotations
 
-import logging
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +23,9 @@ __all__ = (
     "entry_point",
     "exporter_names",
     "is_disabled",
+    "known_methods",
     "protocol",
+    "service_name",
     "size",
     "timeout_ms",
     "without_bad_values",
@@ -33,7 +34,21 @@ __all__ = (
 Signal = Literal["traces", "metrics", "logs"]
 SIGNALS: tuple[Signal, ...] = ("traces", "metrics", "logs")
 
-_logger = logging.getLogger("tracedbridge.telemetry")
+
+_METHODS = frozenset(
+    ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
+)  # fmt: skip
+
+
+def known_methods() -> frozenset[str]:
+    """Return the methods to tell apart: those of the conventions, so that a client cannot make up metrics."""
+    asked = os.environ.get("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS", "")
+    return frozenset(method.strip() for method in asked.split(",") if method.strip()) or _METHODS
+
+
+def service_name() -> str:
+    """Return ``OTEL_SERVICE_NAME``, or nothing."""
+    return _value("OTEL_SERVICE_NAME")
 
 
 def is_disabled() -> bool:
@@ -71,7 +86,7 @@ def protocol(signal: Signal) -> str:
         return "http/protobuf"
     if asked == "grpc":
         return "grpc"
-    _logger.warning("OTLP protocol %r for %s is not supported: using http/protobuf", asked, signal)
+    _warn("OTLP protocol %r for %s is not supported: using http/protobuf", asked, signal)
     return "http/protobuf"
 
 
@@ -82,7 +97,7 @@ def size(name: str, default: int) -> int:
         return default
     if text.isdecimal() and int(text) > 0:
         return int(text)
-    _logger.warning("%s=%r is ignored: expected a positive number; using the default: %d", name, text, default)
+    _warn("%s=%r is ignored: expected a positive number; using the default: %d", name, text, default)
     return default
 
 
@@ -106,7 +121,7 @@ def without_bad_values() -> Iterator[None]:
     """
     bad = {name: os.environ[name] for name, is_good in _CHECKS.items() if _value(name) and not is_good(_value(name))}
     for name, value in bad.items():
-        _logger.warning("%s=%r is ignored: it is no value that the OpenTelemetry specification knows", name, value)
+        _warn("%s=%r is ignored: it is no value that the OpenTelemetry specification knows", name, value)
         del os.environ[name]
     try:
         yield
@@ -155,6 +170,13 @@ _CHECKS: dict[str, Callable[[str], bool]] = {
     },
     "OTEL_METRICS_EXEMPLAR_FILTER": _one_of("always_on", "always_off", "trace_based"),
 }  # fmt: skip
+
+
+def _warn(message: str, *args: object) -> None:
+    # Only on this path: this module is loaded in cold starts, and logging costs some of them milliseconds.
+    import logging
+
+    logging.getLogger("tracedbridge.telemetry").warning(message, *args)
 
 
 def _has_endpoint(signal: Signal) -> bool:

@@ -9,10 +9,7 @@ Source: OpenTelemetry semantic conventions 1.44, "Exceptions in spans".
 
 from __future__ import annotations
 
-import traceback
 from typing import TYPE_CHECKING
-
-from opentelemetry.trace import Status, StatusCode
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -47,6 +44,9 @@ def stacktrace_of(error: BaseException) -> str:
 
     Control characters in it are escaped: on a terminal it is shown as it is.
     """
+    # As below: a part of this module is loaded in cold starts, for the texts of log lines.
+    import traceback
+
     try:
         text = "".join(traceback.format_exception(error))
     except Exception:  # noqa: BLE001 - as above, for its causes
@@ -67,6 +67,8 @@ def show(span: Span, error: BaseException, at_ns: int) -> None:
 
 def fail(span: Span, error: BaseException, at_ns: int) -> str:
     """Show on a span that it ended in ``error`` at that wall-clock time; return the ``error.type``."""
+    from opentelemetry.trace import Status, StatusCode
+
     # The app's own exception says more than the error of ours that wraps it.
     shown = error.__cause__ or error
     show(span, shown, at_ns)

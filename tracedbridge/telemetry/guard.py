@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import TYPE_CHECKING, ParamSpec
-
-from tracedbridge.telemetry.failures import message_of
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import ParamSpec
+
+    _P = ParamSpec("_P")
 
 __all__ = ("harmless",)
-
-_P = ParamSpec("_P")
 
 # Where and what; a hook that fails on every invocation must not fill the log.
 _told: set[tuple[str, str]] = set()
@@ -33,6 +32,9 @@ def harmless(hook: Callable[_P, None]) -> Callable[_P, None]:
 
 
 def _tell(where: str, error: Exception) -> None:
+    # Not before it is needed: this module is loaded in every cold start.
+    from tracedbridge.telemetry.failures import message_of
+
     what = (where, type(error).__name__)
     if what in _told:
         return

@@ -1,56 +1,31 @@
-"""
-Ids of traces and spans: what is current, what is current before the first event, and ids that we choose ourselves.
-"""
+"""Ids of spans that we choose ourselves, and the API's form of ids that were chosen before it was loaded."""
 
 from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import context as context_api
-from opentelemetry import trace as trace_api
-from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
+from opentelemetry.trace import SpanContext, TraceFlags, TraceState
+
+from tracedbridge.telemetry.current import SAMPLED
 
 if TYPE_CHECKING:
-    from opentelemetry.context import Context
+    from opentelemetry.trace import Span
 
-__all__ = ("PinnedIds", "context_now", "current_ids", "random_span_id", "start_boot", "start_pinned", "stop_boot")
+    from tracedbridge.telemetry.current import Ids
 
-# Ids of the boot trace, until the first event comes; threads that the app starts while it is imported have no
-# context of ours, but their log lines belong to it all the same.
-_boot: list[trace_api.SpanContext] = []
+__all__ = ("PinnedIds", "span_context_of", "start_pinned")
 
-
-def start_boot(context: trace_api.SpanContext) -> None:
-    """Have what has no span of its own carry these ids."""
-    _boot.append(context)
+# Not of every version of the API that we allow.
+_KNOWN_FLAGS = SAMPLED | getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
 
 
-def stop_boot(context: trace_api.SpanContext) -> None:
-    """Have it carry none again."""
-    if context in _boot:
-        _boot.remove(context)
+def span_context_of(ids: Ids, state: TraceState | None = None) -> SpanContext:
+    """Return the context of a span in this process that has these ids."""
+    return SpanContext(ids.trace_id, ids.span_id, False, TraceFlags(ids.flags & _KNOWN_FLAGS), state)
 
 
-def current_ids(context: Context | None = None) -> tuple[str, str] | None:
-    """Return trace and span id as hex, of the current span or the boot trace."""
-    span_context = trace_api.get_current_span(context).get_span_context()
-    if not span_context.is_valid:
-        if not _boot:
-            return None
-        span_context = _boot[-1]
-    return f"{span_context.trace_id:032x}", f"{span_context.span_id:016x}"
-
-
-def context_now() -> Context:
-    """Return the current context, with the boot trace where it has no span and the first event has not come."""
-    context = context_api.get_current()
-    if _boot and not trace_api.get_current_span(context).get_span_context().is_valid:
-        return trace_api.set_span_in_context(trace_api.NonRecordingSpan(_boot[-1]), context)
-    return context
-
-
-class PinnedIds(IdGenerator):
+class PinnedIds:
     """Gives the ids that `start_pinned` wants on this thread, and otherwise those of another generator."""
 
     def __init__(self, otherwise: Any) -> None:
@@ -73,7 +48,7 @@ class PinnedIds(IdGenerator):
 
 def start_pinned(
     tracer: Any, name: str, *, trace_id: int | None = None, span_id: int | None = None, **kwargs: Any
-) -> trace_api.Span:
+) -> Span:
     """
     Start a span with ids that we choose; a tracer that is not of the SDK gives its own.
 
@@ -92,13 +67,8 @@ def start_pinned(
         pinned = tracer.id_generator.next
         pinned.trace_id, pinned.span_id = trace_id, span_id
     try:
-        span: trace_api.Span = tracer.start_span(name, **kwargs)
+        span: Span = tracer.start_span(name, **kwargs)
     finally:
         if pinned is not None:
             pinned.trace_id = pinned.span_id = None
     return span
-
-
-def random_span_id() -> int:
-    """Return a new span id."""
-    return RandomIdGenerator().generate_span_id()

@@ -2,104 +2,66 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from tracedbridge.telemetry.records import LogFacts
+from tracedbridge.telemetry.stdout import Stdout, is_terminal, serialize
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
     from opentelemetry.context import Context
 
-    from tracedbridge.telemetry.pipeline import Pipeline
-
-__all__ = ("Lines", "Stdout", "renderer")
-
-
-class Stdout:
-    """Writes a line to whatever sys.stdout is now, whole, and never raises."""
-
-    def msg(self, message: str) -> None:
-        """Write one line."""
-        try:
-            sys.stdout.write(message + "\n")
-            sys.stdout.flush()
-        except Exception:  # noqa: BLE001 - closed, broken, None: a lost line must not cost a response
-            return
-
-    log = debug = info = warn = warning = error = critical = exception = fatal = msg
+__all__ = ("Lines", "renderer")
 
 
 class Lines:
     """The lines of one bridge, whatever the app makes of structlog's configuration."""
 
-    def __init__(self, pipeline: Pipeline | None) -> None:
-        """Write to stdout, and to ``pipeline`` unless it is None."""
-        self._pipeline = pipeline
+    def __init__(self) -> None:
+        """Write to stdout."""
         self._logger = structlog.wrap_logger(
-            Stdout(),
-            processors=[structlog.processors.TimeStamper("iso"), renderer()],
-            wrapper_class=structlog.BoundLogger,
+            Stdout(), processors=[_stamp, renderer()], wrapper_class=structlog.BoundLogger,
             cache_logger_on_first_use=True,
-        ).bind()
+        ).bind()  # fmt: skip
 
-    def write(self, level: str, event: str, fields: dict[str, Any], context: Context | None) -> None:
+    def write(
+        self, level: str, event: str, fields: dict[str, Any], context: Context | None, at_ns: int | None = None
+    ) -> LogFacts:
         """
-        Write one line.
+        Write one line, and return what is to be exported of it.
 
         Args:
             level: ``"info"``, ``"warning"`` or ``"error"``.
             event: What happened.
             fields: Not changed afterwards.
             context: With the span that it belongs to.
+            at_ns: When that was, in nanoseconds since the epoch; None is now.
         """
-        if self._pipeline is not None:
-            self._pipeline.log(LogFacts(time.time_ns(), level, event, fields, context))
-        self.say(level, event, fields)
+        at_ns = time.time_ns() if at_ns is None else at_ns
+        getattr(self._logger, level)(event, level=level, timestamp=at_ns, **fields)
+        return LogFacts(at_ns, level, event, fields, context)
 
     def say(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        """Write one line to stdout, and nowhere else."""
-        getattr(self._logger, level)(event, level=level, **fields)
+        """Write one line of now."""
+        self.write(level, event, fields, None)
 
-    def bind(self, **ids: str) -> Any:
-        """
-        Have the app's structlog lines in this context carry these ids; return what `unbind` takes.
 
-        By structlog's own context variables, so that an app that configured structlog itself has them, too.
-        """
-        return structlog.contextvars.bind_contextvars(**ids)
-
-    def unbind(self, tokens: Any) -> None:
-        """Undo `bind`."""
-        structlog.contextvars.reset_contextvars(**tokens)
+def _stamp(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Write the time as structlog's TimeStamper does, which knows no other than now."""
+    del logger, method
+    seconds, rest_ns = divmod(event.pop("timestamp"), 1_000_000_000)
+    # Last, where it was always.
+    event["timestamp"] = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest_ns // 1000:06d}Z"
+    return event
 
 
 def renderer() -> Any:
     """Return the last processor of a chain: for people if stdout is a terminal, else JSON."""
-    try:
-        is_terminal = sys.stdout.isatty()
-    except (AttributeError, ValueError):
-        is_terminal = False
-    if is_terminal:
+    if is_terminal():
         # The traceback is text already; another formatter would warn about it.
         return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    return structlog.processors.JSONRenderer(serializer=_serialize)
-
-
-def _shown(value: Any) -> Any:
-    # As structlog's own: what JSON does not know is shown all the same.
-    shown = getattr(value, "__structlog__", None)
-    return repr(value) if shown is None else shown()
-
-
-# json.dumps() with a `default` makes an encoder each time, a third of what the line costs.
-_encode = json.JSONEncoder(default=_shown).encode
-
-
-def _serialize(event: MutableMapping[str, Any], **_: Any) -> str:
-    return _encode(event)
+    return structlog.processors.JSONRenderer(serializer=serialize)

@@ -12,22 +12,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from opentelemetry.sdk.metrics.view import DropAggregation, View
 
+from tracedbridge.telemetry.current import SCOPE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.metrics import Meter
 
-__all__ = ("BY_NAME", "INSTRUMENTS", "SCOPE", "Instrument", "Metrics", "views")
+__all__ = ("BY_NAME", "INSTRUMENTS", "Instrument", "Metrics", "views")
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _MIB = 1024 * 1024
 _BYTES = tuple(size * _MIB for size in (16, 32, 64, 128, 256, 512, 768, 1024, 2048, 3072, 4096, 6144, 8192))
 
 _MODULES = (50.0, 100.0, 200.0, 300.0, 400.0, 500.0, 750.0, 1000.0, 1500.0, 2000.0, 3000.0, 5000.0)
-
-# The scope of our spans, metrics and log records.
-SCOPE = "tracedbridge"
 
 
 class Instrument:

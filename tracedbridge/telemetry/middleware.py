@@ -1,82 +1,163 @@
 """
 Watches a bridge from its load to its end; each invocation in between is a `tracedbridge.telemetry.watch.Watch`.
 
-Nothing here can change a response: whatever fails in a hook is told on stderr, and the bridge goes on.
+Loaded in every cold start, and so without OpenTelemetry and structlog: here is noted what happens, and decided when it
+is told, which is `tracedbridge.telemetry.telling`. Nothing here can change a response: whatever fails in a hook is told
+on stderr, and the bridge goes on.
 """
 
 from __future__ import annotations
 
 import os
-import random
+import sys
+import threading
 import time
+from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import context as context_api
-from opentelemetry import trace as trace_api
-
 from tracedbridge.boot import ColdStart
 from tracedbridge.platforms import platform_of
-from tracedbridge.telemetry import applines, environment
-from tracedbridge.telemetry.attributes import CapturedHeaders, known_methods
-from tracedbridge.telemetry.coldstart import ColdStartStory
-from tracedbridge.telemetry.export import UNSUPPORTED
-from tracedbridge.telemetry.failures import message_of, type_of
+from tracedbridge.telemetry import environment
+from tracedbridge.telemetry.awaiting import Awaiting
+from tracedbridge.telemetry.current import boot_ids, running, start_boot, stop_boot
 from tracedbridge.telemetry.guard import harmless
-from tracedbridge.telemetry.ids import start_boot, stop_boot
-from tracedbridge.telemetry.lines import Lines
-from tracedbridge.telemetry.pipeline import Pipeline
-from tracedbridge.telemetry.resource import function_name, resource_of
+from tracedbridge.telemetry.outbox import Outbox
+from tracedbridge.telemetry.sampling import Sampling
+from tracedbridge.telemetry.starting import is_eager
+from tracedbridge.telemetry.story import Story
+from tracedbridge.telemetry.tracecontext import ids_for, random_ids
 from tracedbridge.telemetry.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from tracedbridge.messages import Invocation, Kind
+    from tracedbridge.messages import Invocation, Kind, Request
     from tracedbridge.settings import Settings
-    from tracedbridge.telemetry.coldstart import ColdStartKind
+    from tracedbridge.telemetry.attributes import Attributes
+    from tracedbridge.telemetry.pipeline import Pipeline
+    from tracedbridge.telemetry.records import LogFacts
+    from tracedbridge.telemetry.standins import StandIns
+    from tracedbridge.telemetry.story import ColdStartKind
+    from tracedbridge.telemetry.telling import Teller
 
 __all__ = ("Middleware",)
 
 # At close(), where nothing may be exported in a call: what waited gets the default budget, once.
 _LAST_BUDGET_MS = 500.0
 
+# Traffic is steady once so many responses have followed each other this closely; then not each of them is flushed for.
+_STEADY = 5
+_STEADY_GAP_NS = 100_000_000
+# And what waits is flushed all the same after so many, or so long.
+_STEADY_MOST = 100
+_STEADY_LONGEST_NS = 1_000_000_000
+
 
 class Middleware:
     """The telemetry of one bridge; implements `tracedbridge.messages.Telemetry`."""
 
     def __init__(self, settings: Settings, cold_start: ColdStart, app: str) -> None:
-        """Set up providers and log lines, before the app is imported."""
+        """Begin to watch, before the app is imported."""
         self.settings = settings
         self.platform = platform_of(os.environ)
-        self.function = function_name(self.platform, app)
-        self.captured = CapturedHeaders()
-        self.known_methods = known_methods()
+        self.function = environment.service_name() or self.platform.function_name(os.environ, app)
+        self.known_methods = environment.known_methods()
+        self.sampling = Sampling()
+        self.is_traced = not environment.is_disabled()
+        # Signals that are exported: an app sees providers where it would see some with the SDK configured.
+        self.exported = [each for each in environment.SIGNALS if self.is_traced and environment.exporter_names(each)]
+        self.stand_ins: StandIns | None = None
+        self._is_arriving = False
+        # Log lines until there is somebody to tell them.
+        self.lines: deque[LogFacts] = deque(maxlen=environment.size("OTEL_BLRP_MAX_QUEUE_SIZE", 2048))
+        self._outbox = Outbox(self._work)
+        self._teller: Teller | None = None
+        self._is_broken = False
+        # Held while the SDK is loaded, and while somebody tells: of two threads the second finds nothing to do.
+        self._arming = threading.RLock()
+        self._telling = threading.RLock()
+        # When the first response was returned; CLOCK_MONOTONIC.
+        self._answered_ns = 0
+        # Of steady traffic: how many responses in a row, the end of the last, what the last flush left.
+        self._row = self._unflushed = 0
+        self._last_ns = self._flushed_ns = 0
         # Whether the app has run a lifespan startup.
         self._has_lifespan = False
-        self._connect()
         self._begin(cold_start, self.platform.cold_start_kind(os.environ))
+        self._awaiting: Awaiting | None = None
+        if is_eager(settings):
+            self._arm_now()
+        self._listen()
+        _all.append(self)
+        _watch_forks()
 
-    def _connect(self) -> None:
-        """Set up what exports, with ids and connections of its own."""
-        self.pipeline: Pipeline | None = None
-        if not environment.is_disabled():
-            with environment.without_bad_values():
-                resource = resource_of(self.platform, self.function)
-                self.pipeline = Pipeline(resource, self.function, self.settings.flush_timeout_ms)
-        self.lines = Lines(self.pipeline)
-        applines.watch(self.pipeline)
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """What exports, once it is there."""
+        return None if self._teller is None else self._teller.pipeline
 
     def _begin(self, cold_start: ColdStart, kind: ColdStartKind | None) -> None:
         """Begin to tell a cold start; the first invocation from now on owns it."""
-        sampled = self.pipeline is not None and self.pipeline.is_sampled(cold_start.trace_id)
-        self._story = ColdStartStory(cold_start, self.settings, kind, sampled=sampled)
+        self._story = Story(cold_start, self.settings, kind, sampled=self.sampling(cold_start.trace_id, None))
         self._untold = [self._story]
-        if self.pipeline is not None:
+        if self.is_traced:
             start_boot(self._story.boot)
 
-    def take_cold_start(self) -> ColdStartStory | None:
+    def _listen(self) -> None:
+        """Be told when the app has loaded what we do not load ourselves."""
+        if self._teller is not None:
+            from tracedbridge.telemetry import applines, structlines
+
+            applines.watch(self)
+            structlines.watch(self)
+            if self.is_traced:
+                self._api_arrived()
+            return
+        told: dict[str, Callable[[], None]] = {
+            "logging": self._logging_arrived,
+            # Its last part, so that all of it is there.
+            "structlog": self._structlog_arrived,
+        }
+        if self.is_traced:
+            for name in ("opentelemetry.trace", "opentelemetry.metrics._internal", "opentelemetry._logs._internal"):
+                told[name] = self._api_arrived
+        self._awaiting = Awaiting(told)
+
+    @harmless
+    def _logging_arrived(self) -> None:
+        from tracedbridge.telemetry import applines
+
+        applines.watch(self)
+
+    @harmless
+    def _structlog_arrived(self) -> None:
+        from tracedbridge.telemetry import structlines
+
+        structlines.watch(self)
+        if (watch := running.get()) is not None:
+            self.bind(watch)
+        elif (boot := boot_ids()) is not None:
+            sys.modules["structlog"].contextvars.bind_contextvars(**boot.fields())
+
+    @harmless
+    def _api_arrived(self) -> None:
+        if self.stand_ins is not None or self._is_arriving:
+            # What follows loads the rest of the API, and comes by here again.
+            return
+        self._is_arriving = True
+        from tracedbridge.telemetry import serverspan
+        from tracedbridge.telemetry.propagation import mend_no_propagation
+        from tracedbridge.telemetry.standins import StandIns
+
+        mend_no_propagation()
+        self.stand_ins = StandIns(self.sampling, self.function, random_ids)
+        if self._teller is None:
+            self.stand_ins.put_in_place(self.exported)
+            serverspan.catch_up(self, running.get(), self._story.boot)
+
+    def take_cold_start(self) -> Story | None:
         """Return the cold start to its first caller, None to all others; of threads that race, one gets it."""
         if not self._untold:
             # Nearly always; an exception costs ten times as much.
@@ -86,6 +167,87 @@ class Middleware:
         except IndexError:
             return None
 
+    def first_event(self, story: Story, watch: Watch) -> None:
+        """Note that the first event has come."""
+        stop_boot(story.boot)
+        story.first_event(watch.begun_ns, watch.begun_wall_ns)
+
+    def open(self, watch: Watch, request: Request) -> None:
+        """Choose the ids of an invocation's span, and make it current where the app has loaded OpenTelemetry's API."""
+        if not self.is_traced:
+            return
+        if self.stand_ins is not None:
+            from tracedbridge.telemetry import serverspan
+
+            serverspan.open_span(watch, request, self, self._tracer_now())
+            return
+        story = watch.story
+        trace_id = story.boot.trace_id if story is not None and story.kind == "on_demand" else None
+        watch.ids, watch.request = ids_for(request, self.settings.parent, self.sampling, trace_id)
+
+    def leave(self, watch: Watch) -> None:
+        """Undo what `open` did to the context."""
+        if self.stand_ins is not None:
+            from tracedbridge.telemetry import serverspan
+
+            serverspan.leave(watch)
+
+    def bind(self, watch: Watch) -> Any:
+        """
+        Have the app's structlog lines in this context carry the invocation's ids; return what `unbind` takes.
+
+        By structlog's own context variables, so that an app that configured structlog itself has them, too.
+        """
+        structlog = sys.modules.get("structlog")
+        if structlog is None or not hasattr(structlog, "contextvars"):
+            return None
+        ids = {} if watch.ids is None else watch.ids.fields()
+        return structlog.contextvars.bind_contextvars(invocation_id=watch.id, **ids)
+
+    def unbind(self, tokens: Any) -> None:
+        """Undo `bind`."""
+        sys.modules["structlog"].contextvars.reset_contextvars(**tokens)
+
+    def attributes_of(self, request: Request) -> Attributes:
+        """Return what a request says, as attributes of its span."""
+        from tracedbridge.telemetry.attributes import request_attributes
+        from tracedbridge.telemetry.serverspan import method_of
+
+        attributes = request_attributes(request, method_of(request, self.known_methods))
+        if self._teller is not None:
+            attributes.update(self._teller.captured.of_request(request))
+        attributes.update(self.platform.span_attributes(os.environ, request))
+        return attributes
+
+    @harmless
+    def ended(self, watch: Watch) -> None:
+        """Tell an invocation, now or later."""
+        self._outbox.add(watch)
+        mode = self.settings.flush
+        if mode == "after" and not self._outbox.is_full and self._outbox.hand_over():
+            return
+        if mode == "auto" and self._teller is None and not self._is_due(watch) and not self._outbox.is_full:
+            # Nothing may run after this response, and it is not to wait for the SDK.
+            return
+        self._work(watch)
+
+    def log(self, facts: LogFacts) -> None:
+        """Take a log line of the app."""
+        if self._teller is not None:
+            self._teller.log(facts)
+        elif self.is_traced:
+            self.lines.append(facts)
+            self._take_lines()
+
+    def _take_lines(self) -> None:
+        # It may have come just now, and have taken what there was before.
+        if self._teller is not None:
+            self._teller.take_lines()
+
+    def settle(self) -> None:
+        """Tell and export what waits, now: the caller has taken the response."""
+        self._work(None)
+
     @harmless
     def restored(self) -> None:
         """
@@ -94,18 +256,23 @@ class Middleware:
         What had not been sent before the snapshot is dropped: each process that is restored from it would send it.
         """
         cold_start = ColdStart.of_restore()
-        before = self.pipeline
         self._story.end()
         stop_boot(self._story.boot)
-        # The SDK's ids come from here, and every restored process would have the same.
-        random.seed()
-        if before is not None:
-            before.close()
-        self._connect()
-        applines.unwatch(before)
+        if "random" in sys.modules:
+            # The SDK's ids come from here, and every restored process would have the same.
+            sys.modules["random"].seed()
+        self._start_over()
         cold_start.mark("restore")
         cold_start.ready()
         self._begin(cold_start, "restored")
+
+    @harmless
+    def forked(self) -> None:
+        """Begin anew in the child of a fork: ids and instance of its own, and nothing that is its parent's to send."""
+        self._arming, self._telling = threading.RLock(), threading.RLock()
+        self._untold.clear()
+        stop_boot(self._story.boot)
+        self._start_over()
 
     @contextmanager
     def loading(self) -> Iterator[None]:
@@ -124,7 +291,7 @@ class Middleware:
 
     def wrap(self, app: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
         """Put the contrib ASGI middleware around an ASGI app, if ``TRACEDBRIDGE_ASGI_DETAIL`` asks for it."""
-        if kind != "asgi" or not self.settings.asgi_detail or self.pipeline is None:
+        if kind != "asgi" or not self.settings.asgi_detail or not self.is_traced:
             return app
         wrapped = [app]
         self._add_detail(wrapped)
@@ -150,20 +317,103 @@ class Middleware:
     def close(self) -> None:
         """Send what is left, and put back what was changed."""
         self._send_rest()
-        applines.unwatch(self.pipeline)
+        self._put_back()
+
+    # Where the SDK comes in.
+
+    def _arm(self) -> Teller | None:
+        """Return who tells, with the SDK loaded; None if that failed."""
+        with self._arming:
+            if self._teller is None and not self._is_broken:
+                self._is_broken = True
+                self._arm_now()
+                self._is_broken = False
+            return self._teller
+
+    def _arm_now(self) -> None:
+        awaiting, self._awaiting = self._awaiting, None
+        if awaiting is not None:
+            # What they waited for is coming now, or nobody needs to know any more.
+            awaiting.close()
+        from tracedbridge.telemetry.telling import Teller
+
+        teller = Teller(self)
+        self._story.boot.flags = teller.boot_flags(self._story.boot)
+        self._teller = teller
+        teller.take_over()
+        if awaiting is not None:
+            self._listen()
+
+    def _tracer_now(self) -> Any:
+        """Return the tracer that must make a SERVER span at once; None where a stand-in will do."""
+        if self._teller is not None:
+            return self._teller.live_tracer()
+        assert self.stand_ins is not None
+        return self.stand_ins.others_tracer()
+
+    def _is_due(self, watch: Watch) -> bool:
+        """Say whether an invocation began after the first response was returned, so that what waits may go with it."""
+        if not self._answered_ns:
+            self._answered_ns = watch.ended_ns
+        return watch.begun_ns > self._answered_ns
+
+    @harmless
+    def _work(self, last: Watch | None = None) -> None:
+        """Tell what waits, and export it unless that can wait."""
+        teller = self._arm()
+        if teller is None:
+            self._outbox.take()
+            return
+        with self._telling:
+            waiting = self._outbox.take()
+            for watch in waiting:
+                teller.tell(watch)
+        self._unflushed += len(waiting)
+        if last is not None and self.settings.flush == "auto" and self._can_wait(last):
+            return
+        self._flush(teller, last)
+
+    def _can_wait(self, watch: Watch) -> bool:
+        """Say whether traffic is steady, and little of it is unflushed."""
+        is_close = watch.begun_ns - self._last_ns < _STEADY_GAP_NS
+        self._row = self._row + 1 if is_close else 0
+        self._last_ns = watch.ended_ns
+        is_little = self._unflushed < _STEADY_MOST and watch.ended_ns - self._flushed_ns < _STEADY_LONGEST_NS
+        return self._row >= _STEADY and is_little
+
+    @harmless
+    def _flush(self, teller: Teller, last: Watch | None) -> None:
+        budget_ms = self.settings.flush_timeout_ms
+        if last is not None and last.deadline_ns is not None:
+            # What is left of the invocation is all that the platform gives.
+            budget_ms = min(budget_ms, (last.deadline_ns - time.monotonic_ns()) / 1e6)
+        if budget_ms > 0:
+            teller.flush(budget_ms)
+            self._unflushed, self._flushed_ns = 0, time.monotonic_ns()
+
+    # The hooks of a load and of an end.
 
     @harmless
     def _enter_boot(self, attached: list[Any]) -> None:
-        if self.pipeline is not None:
-            boot = self._story.boot
-            attached.append(context_api.attach(trace_api.set_span_in_context(trace_api.NonRecordingSpan(boot))))
-            attached.append(self.lines.bind(trace_id=f"{boot.trace_id:032x}", span_id=f"{boot.span_id:016x}"))
+        if self.is_traced and self.stand_ins is not None:
+            from tracedbridge.telemetry import serverspan
+
+            attached.append(serverspan.enter_boot(self._story.boot))
+        if self.is_traced and "structlog" in sys.modules:
+            contextvars = sys.modules["structlog"].contextvars
+            attached.append(contextvars.bind_contextvars(**self._story.boot.fields()))
 
     @harmless
     def _leave_boot(self, attached: list[Any]) -> None:
+        if self.stand_ins is not None:
+            from tracedbridge.telemetry import serverspan
+
+            has_token = bool(attached) and not isinstance(attached[0], dict)
+            serverspan.leave_boot(attached.pop(0) if has_token else None, self._story.boot)
         if attached:
-            context_api.detach(attached[0])
-            self.lines.unbind(attached[1])
+            self.unbind(attached[0])
+        elif "structlog" in sys.modules and self.is_traced:
+            sys.modules["structlog"].contextvars.unbind_contextvars("trace_id", "span_id")
 
     @harmless
     def _add_detail(self, wrapped: list[Callable[..., Any]]) -> None:
@@ -175,55 +425,69 @@ class Middleware:
     def _load_failed(self, error: BaseException) -> None:
         self._untold.clear()
         self._story.failed()
-        error_type = type_of(error.__cause__ or error)
-        fields: dict[str, Any] = {"function": self.function, "cold_start": True, **self._story.log_fields()}
-        fields |= {"error": error_type, "error_message": message_of(error)}
-        context = None
-        if self.pipeline is not None:
-            boot = self._story.boot
-            fields |= {"trace_id": f"{boot.trace_id:032x}", "span_id": f"{boot.span_id:016x}"}
-            context = self._story.draw_failure(self.pipeline.tracer(), error)
-            if (metrics := self.pipeline.metrics()) is not None:
-                self._story.measure(metrics, context, error_type)
-                metrics.record("faas.errors", 1, context, {"faas.trigger": "http", "error.type": error_type})
-        self.lines.write("error", "cold start failed", fields, context)
+        if (teller := self._arm()) is not None:
+            teller.tell_failure(self._story, error)
 
     @harmless
     def _stopped(self, begun_wall_ns: int, took_ns: int, error: BaseException | None) -> None:
-        if self.pipeline is None or not self._has_lifespan:
+        if not self.is_traced or not self._has_lifespan:
             return
-        context = self._story.draw_shutdown(self.pipeline.tracer(), begun_wall_ns, took_ns, error)
-        if (metrics := self.pipeline.metrics()) is not None:
-            attributes = {"phase": "shutdown"}
-            if error is not None:
-                attributes["error.type"] = type_of(error.__cause__ or error)
-            metrics.record("tracedbridge.lifespan.duration", took_ns / 1e9, context, attributes)
+        if (teller := self._arm()) is not None:
+            teller.tell_shutdown(self._story, begun_wall_ns, took_ns, error)
 
     @harmless
     def _send_rest(self) -> None:
         # Whatever came of it, nothing of the interpreter stays patched.
         self._story.end()
-        if self.pipeline is not None:
-            stop_boot(self._story.boot)
+        stop_boot(self._story.boot)
+        self._outbox.close()
+        teller = self._arm()
+        if teller is None:
+            return
+        with self._telling:
+            for watch in self._outbox.take():
+                teller.tell(watch)
             if (story := self.take_cold_start()) is not None:
                 # No event has come: what the app did until then would have no root.
                 story.unasked()
-                context = story.draw(self.pipeline.tracer(), None, own_id=True)
-                if (metrics := self.pipeline.metrics()) is not None:
-                    story.measure(metrics, context)
-            try:
-                self.pipeline.flush(self.settings.flush_timeout_ms or _LAST_BUDGET_MS, is_last=True)
-                self._tell_losses(self.pipeline)
-            finally:
-                self.pipeline.close()
+                teller.tell_unasked(story)
+        teller.close(self.settings.flush_timeout_ms or _LAST_BUDGET_MS)
 
-    def _tell_losses(self, pipeline: Pipeline) -> None:
-        lost: dict[str, int] = {}
-        for account in pipeline.accounts():
-            for reason, items in {**account.dropped, "unsent": account.pending}.items():
-                # A point that a newer one stands for is no loss, nor is what the backend never wanted.
-                if items and reason not in ("superseded", UNSUPPORTED):
-                    lost[f"{account.signal}_{reason}"] = lost.get(f"{account.signal}_{reason}", 0) + items
-        if lost:
-            # On stdout only: there is nobody left to send it.
-            self.lines.say("warning", "telemetry was lost", {"function": self.function, **lost})
+    @harmless
+    def _put_back(self) -> None:
+        if self in _all:
+            _all.remove(self)
+        if self._awaiting is not None:
+            self._awaiting.close()
+        if self.stand_ins is not None:
+            self.stand_ins.take_away()
+        for name in ("applines", "structlines"):
+            module = sys.modules.get(f"tracedbridge.telemetry.{name}")
+            if module is not None:
+                module.unwatch(self)
+
+    def _start_over(self) -> None:
+        self._outbox.forget()
+        self.lines.clear()
+        self._answered_ns = self._row = self._unflushed = 0
+        if self._teller is not None:
+            self._teller.connect()
+        elif self.stand_ins is not None:
+            self.stand_ins.forget()
+
+
+# Of the open bridges.
+_all: list[Middleware] = []
+_watches_forks = False
+
+
+def _watch_forks() -> None:
+    global _watches_forks
+    if not _watches_forks and hasattr(os, "register_at_fork"):
+        _watches_forks = True
+        os.register_at_fork(after_in_child=_forked)
+
+
+def _forked() -> None:
+    for middleware in _all:
+        middleware.forked()

@@ -14,21 +14,17 @@ from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation
 from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from tracedbridge.telemetry.current import SCOPE
 from tracedbridge.telemetry.environment import entry_point, size
 from tracedbridge.telemetry.export import Account, Export
 from tracedbridge.telemetry.exporters import make_sinks
-from tracedbridge.telemetry.metrics import SCOPE, Metrics, views
+from tracedbridge.telemetry.following import in_charge, put_in_place, take_away
+from tracedbridge.telemetry.metrics import Metrics, views
 from tracedbridge.telemetry.points import Points
-from tracedbridge.telemetry.propagation import mend_no_propagation
-from tracedbridge.telemetry.providers import (
-    SteppingLoggerProvider,
-    SteppingMeterProvider,
-    SteppingTracerProvider,
-    in_charge,
-    put_in_place,
-    take_away,
-)
+from tracedbridge.telemetry.providers import SteppingLoggerProvider, SteppingMeterProvider, SteppingTracerProvider
 from tracedbridge.telemetry.queues import LogQueue, MetricQueue, SpanQueue
+from tracedbridge.telemetry.sampling import SAMPLERS
+from tracedbridge.telemetry.standins import StandIn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,25 +33,21 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.trace import Tracer
 
+    from tracedbridge.telemetry.environment import Signal
     from tracedbridge.telemetry.records import LogFacts
+    from tracedbridge.telemetry.standins import StandIns
 
 __all__ = ("Pipeline",)
 
 _logger = logging.getLogger("tracedbridge.telemetry")
 
-# Names that the SDK's own provider reads from OTEL_TRACES_SAMPLER; others are installed components.
-_BUILT_IN_SAMPLERS = frozenset(
-    ("always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off",
-     "parentbased_traceidratio")
-)  # fmt: skip
-
-_STEPPING = (SteppingTracerProvider, SteppingMeterProvider, SteppingLoggerProvider)
+_OURS = (SteppingTracerProvider, SteppingMeterProvider, SteppingLoggerProvider, StandIn)
 
 
 class Pipeline:
     """From our instruments, tracers and loggers to the exporters."""
 
-    def __init__(self, resource: Resource, function: str, budget_ms: float) -> None:
+    def __init__(self, resource: Resource, function: str, budget_ms: float, stand_ins: StandIns | None = None) -> None:
         """
         Build it, and make its providers global where something is exported and nobody has set one.
 
@@ -63,11 +55,15 @@ class Pipeline:
             resource: Of all three signals.
             function: The ``faas.name`` of metric points.
             budget_ms: How long a flush may take.
+            stand_ins: What may have stood in for its providers.
         """
         sinks, readers = make_sinks(budget_ms)
         self.export = Export(sinks)
         self._function = function
-        self._tracer_provider = SteppingTracerProvider(sampler=_sampler(), resource=resource, shutdown_on_exit=False)
+        sampler = _sampler()
+        # Whether a SERVER span can be made after the fact: what the sampler says of it must be known before.
+        self._needs_live_spans = sampler is not None or bool(os.environ.get("OTEL_PYTHON_ID_GENERATOR", "").strip())
+        self._tracer_provider = SteppingTracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
         self._meter_provider = SteppingMeterProvider(readers, resource, views=views(), shutdown_on_exit=False)
         self._logger_provider = SteppingLoggerProvider(resource, shutdown_on_exit=False)
         if spans := self.export.sinks("traces"):
@@ -75,17 +71,18 @@ class Pipeline:
         if records := self.export.sinks("logs"):
             self._logger_provider.add_log_record_processor(LogQueue(records))
         self._points = _points_for(readers, resource, function)
-        self._providers: dict[str, Any] = {
+        self._providers: dict[Signal, Any] = {
             "traces": self._tracer_provider,
             "metrics": self._meter_provider,
             "logs": self._logger_provider,
         }
         self._is_exported = {"traces": bool(spans), "metrics": bool(readers), "logs": bool(records)}
-        mend_no_propagation()
         for signal, provider in self._providers.items():
             # An app sees providers where it would see some with the SDK configured; without exporters it sees none.
             if self._is_exported[signal]:
                 put_in_place(signal, provider)
+                if stand_ins is not None:
+                    put_in_place(signal, provider, instead_of=stand_ins.provider(signal))
         # Signal → the global provider, and what was made of it.
         self._made: dict[str, tuple[Any, Any]] = {}
         self._own_logger: Logger = self._logger_provider.own.get_logger(SCOPE, _version())
@@ -96,6 +93,16 @@ class Pipeline:
         """Return the tracer to use now: the app's provider's, once it has set one."""
         tracer: Tracer = self._for("traces", self._make_tracer)
         return tracer
+
+    def live_tracer(self) -> Tracer | None:
+        """Return the tracer that must make a SERVER span when it begins; None where a stand-in will do."""
+        is_theirs = _others(in_charge("traces")) is not None
+        return self.tracer() if is_theirs or self._needs_live_spans else None
+
+    def drop(self, signal: Signal, reason: str, items: int) -> None:
+        """Count items that were lost before they came here."""
+        for sink in self.export.sinks(signal):
+            sink.drop(reason, items)
 
     def metrics(self) -> Metrics | Points | None:
         """Return what takes our metrics now, or None if nobody reads them."""
@@ -112,8 +119,7 @@ class Pipeline:
         elif len(self._lines) < self._max_lines:
             self._lines.append(facts)
         else:
-            for sink in self.export.sinks("logs"):
-                sink.drop("queue_full", 1)
+            self.drop("logs", "queue_full", 1)
 
     def accounts(self) -> list[Account]:
         """Return what became of all items until now, one account for each exporter; lines that wait are pending."""
@@ -151,6 +157,11 @@ class Pipeline:
         decision: Any = sampler.should_sample(Context(), trace_id, "startup").decision
         return bool(decision.is_sampled())
 
+    def abandon(self) -> None:
+        """Take our providers away in a forked or restored process; threads and connections are the other one's."""
+        for signal, provider in self._providers.items():
+            take_away(signal, provider)
+
     def close(self) -> None:
         """Take our providers away and end the export; the app's own are not touched."""
         for signal, provider in self._providers.items():
@@ -182,7 +193,7 @@ class Pipeline:
 
 def _others(provider: Any) -> Any:
     """Return the provider in charge if it is the app's; that of another bridge, which exports by itself, is not."""
-    return None if isinstance(provider, _STEPPING) else provider
+    return None if isinstance(provider, _OURS) else provider
 
 
 def _points_for(readers: list[Any], resource: Resource, function: str) -> Points | None:
@@ -200,7 +211,8 @@ def _points_for(readers: list[Any], resource: Resource, function: str) -> Points
 
 def _sampler() -> Sampler | None:
     name = os.environ.get("OTEL_TRACES_SAMPLER", "").strip()
-    if not name or name.lower() in _BUILT_IN_SAMPLERS:
+    # Those the SDK reads itself; others are installed components.
+    if not name or name.lower() in SAMPLERS:
         return None
     try:
         made = entry_point("opentelemetry_traces_sampler", name)(os.environ.get("OTEL_TRACES_SAMPLER_ARG"))

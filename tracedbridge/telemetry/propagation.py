@@ -13,10 +13,10 @@ from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from tracedbridge.messages import Request
+from tracedbridge.telemetry.tracecontext import with_headers
 
 if TYPE_CHECKING:
-    from tracedbridge.messages import Headers
+    from tracedbridge.messages import Headers, Request
     from tracedbridge.settings import Parent
 
 __all__ = ("mend_no_propagation", "parent_of", "with_ids")
@@ -26,7 +26,7 @@ def parent_of(request: Request | None, worth: Parent) -> tuple[Context, trace_ap
     """Return the context to start a span in, and the remote span to link, if it is worth a link only."""
     if worth == "ignore" or request is None or not request.has_any(_fields(propagate.get_global_textmap())):
         return Context(), None
-    context = propagate.extract(request.headers, Context(), getter=_GETTER)
+    context = propagate.extract(request.event_headers, Context(), getter=_GETTER)
     if worth == "parent":
         return context, None
     remote = trace_api.get_current_span(context).get_span_context()
@@ -39,16 +39,7 @@ def with_ids(request: Request, context: Context) -> Request:
     """Return the request with the context's trace headers in place of the caller's; it may be the same one."""
     propagator = propagate.get_global_textmap()
     # Replaced, not added: frameworks that trace by themselves would read the caller's first.
-    ours = _injected(propagator, context)
-    fields = _fields(propagator)
-    if not request.has_any(fields):
-        request.extra = ours
-        return request
-    headers = [pair for pair in request.headers if pair[0] not in fields]
-    return Request(
-        request.method, request.raw_path, request.query, headers + ours, request.body, request.scheme, request.host,
-        request.port, request.client, request.http_version,
-    )  # fmt: skip
+    return with_headers(request, _fields(propagator), _injected(propagator, context))
 
 
 def _injected(propagator: Any, context: Context) -> Headers:

@@ -5,22 +5,17 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry._logs import LogRecord, SeverityNumber
-
+from tracedbridge.telemetry.current import Ids
 from tracedbridge.telemetry.failures import encodable
 
 if TYPE_CHECKING:
+    from opentelemetry._logs import LogRecord
     from opentelemetry.context import Context
 
 __all__ = ("LogFacts",)
 
-_SEVERITY = {
-    "debug": SeverityNumber.DEBUG,
-    "info": SeverityNumber.INFO,
-    "warning": SeverityNumber.WARN,
-    "error": SeverityNumber.ERROR,
-    "critical": SeverityNumber.FATAL,
-}
+# Source: OpenTelemetry, "Logs Data Model", severity numbers; INFO for what is none of these.
+_SEVERITY = {"debug": 5, "info": 9, "warning": 13, "error": 17, "critical": 21}
 
 # They are fields of the record itself.
 _IDS = ("trace_id", "span_id")
@@ -36,7 +31,7 @@ class LogFacts:
     __slots__ = ("attributes", "body", "context", "level", "observed_ns", "timestamp_ns")
 
     def __init__(
-        self, timestamp_ns: int, level: str, body: str, attributes: dict[str, Any], context: Context | None
+        self, timestamp_ns: int, level: str, body: str, attributes: dict[str, Any], context: Context | Ids | None
     ) -> None:
         """
         Args:
@@ -44,7 +39,7 @@ class LogFacts:
             level: ``"debug"`` to ``"critical"``.
             body: The event or message.
             attributes: Strings, numbers and booleans; whoever gives them lets them be.
-            context: With the span that the line belongs to.
+            context: With the span that the line belongs to, or that span's ids where there is no context.
         """
         self.timestamp_ns = timestamp_ns
         self.observed_ns = time.time_ns()
@@ -54,13 +49,15 @@ class LogFacts:
         self.context = context
 
     def record(self) -> LogRecord:
-        """Return the record."""
+        """Return the record of OpenTelemetry's API, which is loaded by now."""
+        from opentelemetry._logs import LogRecord, SeverityNumber
+
         return LogRecord(
             timestamp=self.timestamp_ns,
             observed_timestamp=self.observed_ns,
-            context=self.context,
+            context=_context_of(self.context),
             severity_text=self.level.upper(),
-            severity_number=_SEVERITY.get(self.level, SeverityNumber.INFO),
+            severity_number=SeverityNumber(_SEVERITY.get(self.level, 9)),
             body=encodable(self.body),
             attributes={
                 _RENAMED.get(key, key): encodable(value) if isinstance(value, str) else value
@@ -68,3 +65,14 @@ class LogFacts:
                 if key not in _IDS
             },
         )
+
+
+def _context_of(told: Context | Ids | None) -> Context | None:
+    if not isinstance(told, Ids):
+        return told
+    from opentelemetry.context import Context
+    from opentelemetry.trace import NonRecordingSpan, set_span_in_context
+
+    from tracedbridge.telemetry.ids import span_context_of
+
+    return set_span_in_context(NonRecordingSpan(span_context_of(told)), Context())

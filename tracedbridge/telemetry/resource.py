@@ -11,12 +11,7 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 if TYPE_CHECKING:
     from tracedbridge.platforms import Platform
 
-__all__ = ("function_name", "resource_of")
-
-
-def function_name(platform: Platform, app: str) -> str:
-    """Return ``OTEL_SERVICE_NAME``, or what the platform calls the function."""
-    return os.environ.get("OTEL_SERVICE_NAME", "").strip() or platform.function_name(os.environ, app)
+__all__ = ("resource_of",)
 
 
 def resource_of(platform: Platform, name: str) -> Resource:

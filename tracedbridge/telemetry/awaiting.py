@@ -1,0 +1,73 @@
+"""Waits for modules that an app may import, or not: once one of them is there, somebody is told."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+__all__ = ("Awaiting",)
+
+
+class Awaiting:
+    """A finder of `sys.meta_path` that finds nothing itself, and is told when a module has been executed."""
+
+    def __init__(self, told: dict[str, Callable[[], None]]) -> None:
+        """Call what ``told`` has for a module right after its import, once; at once for what is loaded already."""
+        self._told = dict(told)
+        for name in told:
+            spec = getattr(sys.modules.get(name), "__spec__", None)
+            if name in sys.modules and not getattr(spec, "_initializing", False):
+                self._arrived(name)
+        if self._told:
+            sys.meta_path.insert(0, self)
+
+    def close(self) -> None:
+        """Wait no longer."""
+        self._told.clear()
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Find a module that is waited for by the other finders, and have its loader tell us."""
+        if name not in self._told:
+            return None
+        for finder in sys.meta_path:
+            find = getattr(finder, "find_spec", None)
+            spec: ModuleSpec | None = None if finder is self or find is None else find(name, path, target)
+            if spec is not None:
+                self._listen(name, spec.loader)
+                return spec
+        return None
+
+    def _listen(self, name: str, loader: Any) -> None:
+        execute = getattr(loader, "exec_module", None)
+        if execute is None:
+            return
+
+        def executed(module: ModuleType) -> None:
+            try:
+                # Put back first: a second import after a failed one comes by here again.
+                del loader.exec_module
+            finally:
+                execute(module)
+            self._arrived(name)
+
+        try:
+            loader.exec_module = executed
+        except AttributeError:
+            # A loader that cannot be changed: the app's import goes first, and nobody is told.
+            return
+
+    def _arrived(self, name: str) -> None:
+        tell = self._told.pop(name, None)
+        if not self._told and self in sys.meta_path:
+            sys.meta_path.remove(self)
+        if tell is not None:
+            tell()

@@ -1,0 +1,121 @@
+"""What has been answered and is still to be told, and the thread that does it where it may run after the response."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tracedbridge.telemetry.watch import Watch
+
+__all__ = ("Outbox",)
+
+# After this long without another response the caller has taken the last one: work that runs any earlier, in a thread
+# that shares an interpreter lock with his, would hold him.
+_QUIET_S = 0.05
+# Under steady traffic: how many may wait, how long, and how many bytes of requests and responses they may hold.
+_MOST = 200
+_LONGEST_S = 1.0
+_MOST_BYTES = 4_000_000
+
+
+class Outbox:
+    """Watched invocations in the order of their ends; safe to use from any thread."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        """Have ``work`` done by the thread: it is to take what waits."""
+        self._work = work
+        self._waiting: deque[Watch] = deque()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._is_idle = True
+        self._last_ns = 0
+        self._bytes = 0
+
+    def add(self, watch: Watch) -> None:
+        """Have an invocation wait until somebody takes it."""
+        self._waiting.append(watch)
+        self._last_ns = watch.ended_ns
+        self._bytes += watch.bytes_held()
+
+    def take(self) -> list[Watch]:
+        """Return what waits, which waits no more."""
+        taken = []
+        self._bytes = 0
+        try:
+            while True:
+                taken.append(self._waiting.popleft())
+        except IndexError:
+            return taken
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more wait than should."""
+        return len(self._waiting) >= _MOST or self._bytes >= _MOST_BYTES
+
+    def hand_over(self) -> bool:
+        """Have the thread see to what waits; False if there is no thread, and there can be none."""
+        if self._thread is None and not self._start():
+            return False
+        if self._is_idle:
+            # Under steady traffic the thread looks by itself: waking it for each response would cost each response.
+            self._wake.set()
+        return True
+
+    def forget(self) -> None:
+        """Begin anew with nothing, in a process that was forked or restored: the other one has what waited."""
+        self._waiting.clear()
+        self._begin()
+
+    def close(self) -> None:
+        """End the thread, once it is done with what it does."""
+        self._closing.set()
+        self._wake.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            # It is a daemon, and waits for nobody but the export, which has a budget.
+            thread.join(_LONGEST_S)
+
+    def _start(self) -> bool:
+        with self._starting:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="tracedbridge-outbox", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    # The interpreter is ending: close() comes next.
+                    return False
+                self._thread = thread
+        return True
+
+    def _run(self) -> None:
+        wake, closing = self._wake, self._closing
+        while not closing.is_set():
+            wake.wait()
+            wake.clear()
+            self._is_idle = False
+            while self._waiting and not closing.is_set():
+                self._wait_for_quiet(closing)
+                self._work()
+            self._is_idle = True
+            if self._waiting:
+                # It came while this thread was not idle yet.
+                wake.set()
+
+    def _wait_for_quiet(self, closing: threading.Event) -> None:
+        ends_ns = time.monotonic_ns() + int(_LONGEST_S * 1e9)
+        while not (closing.is_set() or self.is_full):
+            now_ns = time.monotonic_ns()
+            left_s = min(self._last_ns / 1e9 + _QUIET_S, ends_ns / 1e9) - now_ns / 1e9
+            if left_s <= 0:
+                return
+            closing.wait(left_s)

@@ -1,0 +1,328 @@
+"""Tells what was watched: one SERVER span, one log line and the metrics for each invocation, and each cold start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace as trace_api
+from opentelemetry.trace import Status, StatusCode
+
+from tracedbridge.errors import BadRequestError
+from tracedbridge.telemetry import environment
+from tracedbridge.telemetry.attributes import redacted_line
+from tracedbridge.telemetry.captured import CapturedHeaders
+from tracedbridge.telemetry.coldstart import ColdStartStory
+from tracedbridge.telemetry.current import RANDOM, SAMPLED
+from tracedbridge.telemetry.export import UNSUPPORTED
+from tracedbridge.telemetry.failures import message_of, show, stacktrace_of, type_of
+from tracedbridge.telemetry.guard import harmless
+from tracedbridge.telemetry.ids import start_pinned
+from tracedbridge.telemetry.lines import Lines
+from tracedbridge.telemetry.pipeline import Pipeline
+from tracedbridge.telemetry.propagation import parent_of
+from tracedbridge.telemetry.resource import resource_of
+from tracedbridge.telemetry.serverspan import begin, method_of, span_name
+from tracedbridge.telemetry.standins import StandInSpan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span, Tracer
+
+    from tracedbridge.telemetry.current import Ids
+    from tracedbridge.telemetry.metrics import Metrics
+    from tracedbridge.telemetry.middleware import Middleware
+    from tracedbridge.telemetry.points import Points
+    from tracedbridge.telemetry.records import LogFacts
+    from tracedbridge.telemetry.story import Story
+    from tracedbridge.telemetry.watch import Watch
+
+__all__ = ("Teller",)
+
+_TRIGGER = {"faas.trigger": "http"}
+
+
+class Teller:
+    """Tells what one middleware has watched, with everything that this needs loaded."""
+
+    def __init__(self, middleware: Middleware) -> None:
+        """Set up providers, exporters and log lines."""
+        self._middleware = middleware
+        self.captured = CapturedHeaders()
+        self.pipeline: Pipeline | None = None
+        self.lines = Lines()
+        self.connect()
+
+    def connect(self) -> None:
+        """Set up what exports, with an instance id and connections of its own, in place of what there was."""
+        middleware, before = self._middleware, self.pipeline
+        if before is not None:
+            before.abandon()
+        if middleware.is_traced:
+            with environment.without_bad_values():
+                resource = resource_of(middleware.platform, middleware.function)
+                self.pipeline = Pipeline(
+                    resource, middleware.function, middleware.settings.flush_timeout_ms, middleware.stand_ins
+                )
+
+    def take_over(self) -> None:
+        """Replay what was made until now, and take the log lines that wait."""
+        stand_ins = self._middleware.stand_ins
+        if self.pipeline is not None and stand_ins is not None:
+            for signal, items in stand_ins.replay().items():
+                self.pipeline.drop(signal, "queue_full", items)
+        self.take_lines()
+
+    def take_lines(self) -> None:
+        """Take the log lines that wait."""
+        lines = self._middleware.lines
+        while lines and self.pipeline is not None:
+            self.pipeline.log(lines.popleft())
+
+    def boot_flags(self, boot: Ids) -> int:
+        """Return the trace flags of the boot trace, which a sampler that only the SDK knows may have a say in."""
+        sampled = self.pipeline is not None and self.pipeline.is_sampled(boot.trace_id)
+        return RANDOM | (SAMPLED if sampled else 0)
+
+    def live_tracer(self) -> Tracer | None:
+        """Return the tracer that must make a SERVER span when it begins; None where a stand-in will do."""
+        return None if self.pipeline is None else self.pipeline.live_tracer()
+
+    @harmless
+    def tell(self, watch: Watch) -> None:
+        """Tell one invocation, which has ended."""
+        status = None if watch.response is None or watch.escaped else watch.response.status
+        error_type = _error_type(watch, status)
+        if self.pipeline is not None:
+            span = self._begun_span(watch, self.pipeline)
+            self._end_span(watch, span, self.pipeline, status, error_type)
+            if (metrics := self.pipeline.metrics()) is not None:
+                self._measure(watch, metrics, status, error_type)
+        self._write_line(watch, status, error_type)
+
+    def tell_failure(self, story: Story, error: BaseException) -> None:
+        """Tell a cold start that ended in an error."""
+        told = ColdStartStory(story)
+        error_type = type_of(error.__cause__ or error)
+        fields: dict[str, Any] = {"function": self._middleware.function, "cold_start": True, **told.log_fields()}
+        fields |= {"error": error_type, "error_message": message_of(error)}
+        context = None
+        if self.pipeline is not None:
+            fields |= story.boot.fields()
+            context = told.draw_failure(self.pipeline.tracer(), error)
+            if (metrics := self.pipeline.metrics()) is not None:
+                told.measure(metrics, context, error_type)
+                metrics.record("faas.errors", 1, context, {"faas.trigger": "http", "error.type": error_type})
+        self._write("error", "cold start failed", fields, context)
+
+    def tell_shutdown(self, story: Story, begun_wall_ns: int, took_ns: int, error: BaseException | None) -> None:
+        """Tell a lifespan shutdown."""
+        if self.pipeline is None:
+            return
+        context = ColdStartStory(story).draw_shutdown(self.pipeline.tracer(), begun_wall_ns, took_ns, error)
+        if (metrics := self.pipeline.metrics()) is not None:
+            attributes = {"phase": "shutdown"}
+            if error is not None:
+                attributes["error.type"] = type_of(error.__cause__ or error)
+            metrics.record("tracedbridge.lifespan.duration", took_ns / 1e9, context, attributes)
+
+    def tell_unasked(self, story: Story) -> None:
+        """Tell a cold start to which no event has come."""
+        if self.pipeline is None:
+            return
+        told = ColdStartStory(story)
+        context = told.draw(self.pipeline.tracer(), None, own_id=True)
+        if (metrics := self.pipeline.metrics()) is not None:
+            told.measure(metrics, context)
+
+    def flush(self, budget_ms: float) -> None:
+        """Export what there is, for at most ``budget_ms``."""
+        if self.pipeline is not None:
+            self.pipeline.flush(budget_ms)
+
+    def close(self, budget_ms: float) -> None:
+        """Export what is left, say what was lost, and end."""
+        if self.pipeline is None:
+            return
+        try:
+            self.pipeline.flush(budget_ms, is_last=True)
+            self._tell_losses(self.pipeline)
+        finally:
+            self.pipeline.close()
+
+    def _begun_span(self, watch: Watch, pipeline: Pipeline) -> Span:
+        """Return the real span of an invocation, which may have to be made now."""
+        tracer = pipeline.tracer()
+        if watch.tracer is not None:
+            # The app may have set a provider of its own in its first request: it wins, this span included.
+            moved: Span = watch.span if tracer is watch.tracer else _moved(watch.span, tracer, watch.parent)
+            return moved
+        if isinstance(watch.span, StandInSpan):
+            return watch.span.replay(tracer, lambda tracer: self._start_span(watch, tracer))
+        if watch.span is not None:
+            # Not sampled, which is all there is to it.
+            unsampled: Span = watch.span
+            return unsampled
+        # Nothing of OpenTelemetry was there while it ran, or the event held no request.
+        watch.parent, watch.link = parent_of(watch.asked, self._middleware.settings.parent)
+        span = self._start_span(watch, tracer)
+        watch.context = trace_api.set_span_in_context(span, watch.parent)
+        return span
+
+    def _start_span(self, watch: Watch, tracer: Tracer) -> Span:
+        attributes = {} if watch.asked is None else self._middleware.attributes_of(watch.asked)
+        return begin(watch, tracer, self._middleware, attributes)
+
+    def _end_span(
+        self, watch: Watch, span: Span, pipeline: Pipeline, status: int | None, error_type: str | None
+    ) -> None:
+        ended_wall_ns = watch.ended_wall_ns
+        if span.is_recording():
+            attributes: dict[str, Any] = {}
+            if watch.route is not None:
+                attributes["http.route"] = watch.route
+                method = method_of(watch.asked, self._middleware.known_methods)
+                span.update_name(span_name(method, watch.route))
+            if status is not None:
+                attributes["http.response.status_code"] = status
+            if watch.response is not None:
+                attributes.update(self.captured.of_response(watch.response.fields))
+            if watch.error is not None:
+                show(span, watch.error, ended_wall_ns)
+            if error_type is not None:
+                attributes["error.type"] = error_type
+                span.set_status(Status(StatusCode.ERROR, None if watch.error is None else message_of(watch.error)))
+            span.set_attributes(attributes)
+        if watch.story is not None:
+            self._draw_cold_start(watch, watch.story, span, pipeline)
+        span.end(ended_wall_ns)
+
+    def _draw_cold_start(self, watch: Watch, story: Story, span: Span, pipeline: Pipeline) -> None:
+        tracer, told = pipeline.tracer(), ColdStartStory(story)
+        watch.told = told
+        span.set_attributes(told.draw_first_imports(tracer, watch.context))
+        if story.kind != "on_demand":
+            # A trace of its own, and so are the exemplars of its metrics.
+            watch.cold_context = told.draw(tracer, None, own_id=True)
+            return
+        is_boot_trace = span.get_span_context().trace_id == story.boot.trace_id
+        watch.cold_context = told.draw(tracer, watch.context, own_id=is_boot_trace)
+        if not is_boot_trace:
+            told.draw_startup(tracer)
+
+    def _measure(self, watch: Watch, metrics: Metrics | Points, status: int | None, error_type: str | None) -> None:
+        request = watch.asked
+        took_s = (watch.ended_ns - watch.begun_ns) / 1e9
+        values: list[tuple[str, float, Mapping[str, Any]]] = [
+            ("faas.invoke_duration", took_s, {**_TRIGGER, "faas.coldstart": watch.story is not None}),
+            ("faas.cpu_usage", watch.cpu_s, _TRIGGER),
+            ("faas.mem_usage", watch.peak_bytes, _TRIGGER),
+        ]
+        if watch.timed_out:
+            values.append(("faas.timeouts", 1, _TRIGGER))
+        elif error_type is not None:
+            values.append(("faas.errors", 1, {**_TRIGGER, "error.type": error_type}))
+        else:
+            values.append(("faas.invocations", 1, _TRIGGER))
+        if watch.deadline_ns is not None:
+            values.append(("tracedbridge.time_left", max(watch.deadline_ns - watch.ended_ns, 0) / 1e9, _TRIGGER))
+        if request is not None:
+            attributes: dict[str, Any] = {
+                "http.request.method": method_of(request, self._middleware.known_methods),
+                "url.scheme": request.scheme,
+                "network.protocol.version": request.http_version,
+            }
+            if watch.route is not None:
+                attributes["http.route"] = watch.route
+            if status is not None:
+                attributes["http.response.status_code"] = status
+            if error_type is not None:
+                attributes["error.type"] = error_type
+            answered_s = ((watch.answered_ns or watch.ended_ns) - watch.begun_ns) / 1e9
+            values.append(("http.server.request.duration", answered_s, attributes))
+        metrics.record_all(values, watch.context)
+        if watch.told is not None:
+            watch.told.measure(metrics, watch.cold_context)
+
+    def _write_line(self, watch: Watch, status: int | None, error_type: str | None) -> None:
+        request, response, error = watch.asked, watch.response, watch.error
+        fields: dict[str, Any] = {"function": self._middleware.function, "invocation_id": watch.id}
+        if self.pipeline is not None and watch.context is not None:
+            span_context = trace_api.get_current_span(watch.context).get_span_context()
+            fields["trace_id"] = f"{span_context.trace_id:032x}"
+            fields["span_id"] = f"{span_context.span_id:016x}"
+        if request is not None:
+            fields["method"] = request.method
+            fields["path"] = request.raw_path
+            fields["bytes_in"] = len(request.body)
+        if watch.route is not None:
+            fields["route"] = watch.route
+        if status is not None and response is not None:
+            fields["status"] = status
+            fields["bytes_out"] = len(response.body)
+        fields["duration_ms"] = round((watch.ended_ns - watch.begun_ns) / 1e6, 3)
+        fields["cpu_ms"] = round(watch.cpu_s * 1e3, 3)
+        fields["cold_start"] = watch.story is not None
+        if watch.story is not None:
+            fields |= (watch.told or ColdStartStory(watch.story)).log_fields()
+        if watch.timed_out:
+            fields["timed_out"] = True
+        if error is not None or error_type is not None:
+            fields["error"] = type_of(error) if error is not None else error_type
+        if error is not None:
+            fields["error_message"] = message_of(error)
+            if not isinstance(error, BadRequestError):
+                # What any server writes to its log; nobody else does for an app that is called by us.
+                fields["exception"] = stacktrace_of(error)
+        if watch.notes:
+            fields["handler_log"] = [redacted_line(note) for note in watch.notes]
+        level = "error" if error_type is not None else "warning" if error is not None else "info"
+        self._write(level, "invocation", fields, watch.context, watch.ended_wall_ns)
+
+    def _write(
+        self, level: str, event: str, fields: dict[str, Any], context: Context | None, at_ns: int | None = None
+    ) -> None:
+        facts = self.lines.write(level, event, fields, context, at_ns)
+        if self.pipeline is not None:
+            self.pipeline.log(facts)
+
+    def log(self, facts: LogFacts) -> None:
+        """Take a log line of the app."""
+        if self.pipeline is not None:
+            self.pipeline.log(facts)
+
+    def _tell_losses(self, pipeline: Pipeline) -> None:
+        lost: dict[str, int] = {}
+        for account in pipeline.accounts():
+            for reason, items in {**account.dropped, "unsent": account.pending}.items():
+                # A point that a newer one stands for is no loss, nor is what the backend never wanted.
+                if items and reason not in ("superseded", UNSUPPORTED):
+                    lost[f"{account.signal}_{reason}"] = lost.get(f"{account.signal}_{reason}", 0) + items
+        if lost:
+            # On stdout only: there is nobody left to send it.
+            self.lines.say("warning", "telemetry was lost", {"function": self._middleware.function, **lost})
+
+
+def _error_type(watch: Watch, status: int | None) -> str | None:
+    """Return the exception's class, or the status of a 5xx; None for what is no failure of the function."""
+    if watch.error is not None and not isinstance(watch.error, BadRequestError):
+        return type_of(watch.error)
+    return str(status) if status is not None and status >= 500 else None
+
+
+def _moved(span: Any, tracer: Tracer, parent: Context | None) -> Span:
+    """Start a span like ``span``, ids included, with another tracer; the first one is never ended, nor exported."""
+    if not hasattr(span, "attributes"):
+        # Not sampled: it has nothing to move.
+        return span  # type: ignore[no-any-return]  # a Span that is no SDK span
+    span_context = span.get_span_context()
+    moved = start_pinned(
+        tracer, span.name, trace_id=span_context.trace_id, span_id=span_context.span_id, context=parent,
+        kind=span.kind, attributes=span.attributes, links=span.links, start_time=span.start_time,
+    )  # fmt: skip
+    for event in span.events:
+        moved.add_event(event.name, event.attributes, event.timestamp)
+    if span.status.status_code is not StatusCode.UNSET:
+        moved.set_status(span.status)
+    return moved
