@@ -1,15 +1,18 @@
 """
 Everything that is measured: a contender makes one warm call of one minimal app, in a process of its own.
 
-Run by `warm.py` as ``contenders.py NAME ENDPOINT``: it prints a line when it is warm; on each number on stdin it makes
-so many calls and prints the nanoseconds they took together; when its stdin ends, it closes what it has open.
+Run by `warm.py` as ``contenders.py NAME ENDPOINT``: it prints a line when it is warm; on a line ``call N`` on stdin it
+makes so many calls and prints the nanoseconds they took together, by the clock and by the CPU, all threads'; on
+``settle N`` it then sends what waits, which counts as CPU time only; when its stdin ends, it closes what it has open.
 Own processes, because two telemetry stacks in one would share global providers, log handlers and garbage collection.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -18,6 +21,10 @@ from http.server import BaseHTTPRequestHandler
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from minimal import BODY as _BODY
+from minimal import app as asgi_app
 
 __all__ = ("CONTENDERS", "WARM_UP_CALLS", "Contender")
 
@@ -103,17 +110,6 @@ def apigw_event(headers: dict[str, str]) -> dict[str, Any]:
 VERCEL_EVENT = vercel_event(HEADERS)
 APIGW_EVENT = apigw_event(HEADERS)
 
-_BODY = b"Hello, world!\n"
-
-
-async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
-    """Answer every request with the same text."""
-    if scope["type"] != "http":
-        raise NotImplementedError(scope["type"])
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": _BODY})
-
 
 def wsgi_app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Answer every request with the same text."""
@@ -135,11 +131,17 @@ class HandlerApp(BaseHTTPRequestHandler):
         """Say nothing: the peer would write each request to stderr."""
 
 
+def _nothing() -> None:
+    return None
+
+
 class Running(NamedTuple):
     """A contender that is ready."""
 
     call: Callable[[], dict[str, Any]]
     close: Callable[[], None]
+    # Sends what waits, now.
+    settle: Callable[[], None] = _nothing
 
 
 class Contender(NamedTuple):
@@ -151,17 +153,13 @@ class Contender(NamedTuple):
     needs: str = ""
 
 
-def _nothing() -> None:
-    return None
-
-
 def _tracedbridge(app: Any, kind: Any, headers: dict[str, str] = HEADERS) -> Callable[[], Running]:
     def make() -> Running:
         from tracedbridge import create_bridge
 
         bridge = create_bridge(app, kind=kind)
         event = vercel_event(headers)
-        return Running(lambda: bridge(event, None), bridge.close)
+        return Running(lambda: bridge(event, None), bridge.close, bridge.settle)
 
     return make
 
@@ -255,25 +253,63 @@ def _mangum_with_sdk(*, flushed: bool) -> Callable[[], Running]:
         def call() -> dict[str, Any]:
             answer: dict[str, Any] = handler(APIGW_EVENT, context)
             if flushed:
-                tracers.force_flush()
-                meters.force_flush()
-                loggers.force_flush()
+                settle()
             return answer
 
+        def settle() -> None:
+            tracers.force_flush()
+            meters.force_flush()
+            loggers.force_flush()
+
         def close() -> None:
+            # A reader with an infinite interval collects nothing when it is shut down.
+            settle()
             for provider in (tracers, meters, loggers):
-                # A reader with an infinite interval collects nothing when it is shut down.
-                provider.force_flush()
                 provider.shutdown()
 
-        return Running(call, close)
+        return Running(call, close, settle)
 
     return make
 
 
+def _floor() -> Running:
+    """Send what the subject sent last, and nothing else: no app, nothing made or encoded, three open connections."""
+    at = urlsplit(os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    posts: list[tuple[socket.socket, bytes]] = []
+    for signal, body in json.loads(os.environ["BENCHMARK_BODIES"]).items():
+        connection = socket.create_connection((at.hostname, at.port), timeout=10)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain = base64.b64decode(body)
+        head = (
+            f"POST {at.path}/v1/{signal} HTTP/1.1\r\nHost: {at.netloc}\r\n"
+            f"Content-Type: application/x-protobuf\r\nContent-Length: {len(plain)}\r\n\r\n"
+        )
+        posts.append((connection, head.encode("ascii") + plain))
+    if len(posts) != 3:
+        raise SystemExit(f"the floor needs the bodies of three signals, and got {len(posts)}")
+    answer = {"statusCode": 200, "body": _BODY.decode("ascii")}
+
+    def call() -> dict[str, Any]:
+        # All are on their way before the first answer is waited for.
+        for connection, post in posts:
+            connection.sendall(post)
+        for connection, _ in posts:
+            if not connection.recv(4096).startswith(b"HTTP/1.1 200 "):
+                raise SystemExit("the sink did not take what the floor sent")
+        return answer
+
+    def close() -> None:
+        for connection, _ in posts:
+            connection.close()
+
+    return Running(call, close)
+
+
 _OFF = {"TRACEDBRIDGE_TELEMETRY": "off"}
-_RENDERED = {"TRACEDBRIDGE_FLUSH_TIMEOUT_MS": "0"}
-_EXPORTED = {"TRACEDBRIDGE_FLUSH_TIMEOUT_MS": "500"}
+_RENDERED = {"TRACEDBRIDGE_FLUSH": "before", "TRACEDBRIDGE_FLUSH_TIMEOUT_MS": "0"}
+_EXPORTED = {"TRACEDBRIDGE_FLUSH": "before", "TRACEDBRIDGE_FLUSH_TIMEOUT_MS": "500"}
+_AFTER = {"TRACEDBRIDGE_FLUSH": "after", "TRACEDBRIDGE_FLUSH_TIMEOUT_MS": "500"}
+_NONE = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")}
 # The same new HTTP names as ours.
 _SDK = {"OTEL_SEMCONV_STABILITY_OPT_IN": "http", "OTEL_SERVICE_NAME": "bench"}
 
@@ -301,6 +337,15 @@ CONTENDERS = {
         "tracedbridge, handler class, rendered", _tracedbridge(HandlerApp, "http_server"), _RENDERED
     ),
     "asgi-exported": Contender("tracedbridge, ASGI, exported", _tracedbridge(asgi_app, "asgi"), _EXPORTED),
+    "asgi-after": Contender("tracedbridge, ASGI, exported after the response", _tracedbridge(asgi_app, "asgi"), _AFTER),
+    "wsgi-after": Contender("tracedbridge, WSGI, exported after the response", _tracedbridge(wsgi_app, "wsgi"), _AFTER),
+    "asgi-auto": Contender("tracedbridge, ASGI, exported when it suits", _tracedbridge(asgi_app, "asgi"), {}),
+    "asgi-exported-none": Contender(
+        "tracedbridge, ASGI, before the response, no exporters", _tracedbridge(asgi_app, "asgi"), _EXPORTED | _NONE
+    ),
+    "asgi-after-none": Contender(
+        "tracedbridge, ASGI, after the response, no exporters", _tracedbridge(asgi_app, "asgi"), _AFTER | _NONE
+    ),
     "mangum": Contender('Mangum(lifespan="off")', _mangum(HEADERS), {}, "mangum"),
     "mangum-few": Contender('Mangum(lifespan="off"), four headers', _mangum(FEW_HEADERS), {}, "mangum"),
     "mangum-browser": Contender('Mangum(lifespan="off"), a browser\'s headers', _mangum(BROWSER_HEADERS), {}, "mangum"),
@@ -314,6 +359,7 @@ CONTENDERS = {
     "mangum-exported": Contender(
         "Mangum, SDK, contrib middleware, force-flushed", _mangum_with_sdk(flushed=True), _SDK, "mangum"
     ),
+    "floor": Contender("three parallel POSTs of the subject's bodies, nothing else", _floor, {}),
 }
 
 
@@ -325,25 +371,31 @@ def _check(answer: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure one contender, as told on stdin."""
-    name, endpoint = sys.argv[1:]
+    name, endpoint, *bodies = sys.argv[1:]
     # Log lines of the contenders go to stdout as usual, but not between our numbers.
     numbers = os.fdopen(os.dup(1), "w", buffering=1)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
     contender = CONTENDERS[name]
     os.environ.update(contender.environ, OTEL_EXPORTER_OTLP_ENDPOINT=f"{endpoint}/{name}")
+    if bodies:
+        os.environ["BENCHMARK_BODIES"] = bodies[0]
     # `contenders`, for what imports the apps of this file by name.
     sys.modules.setdefault("contenders", sys.modules["__main__"])
-    call, close = contender.make()
+    call, close, settle = contender.make()
     for _ in range(WARM_UP_CALLS):
         _check(call())
     print("warm", file=numbers)
     for line in sys.stdin:
-        calls = range(int(line))
-        begun_ns = time.perf_counter_ns()
+        words = line.split()
+        calls = range(int(words[1]))
+        begun_ns, begun_cpu_ns = time.perf_counter_ns(), time.process_time_ns()
         for _ in calls:
             call()
-        print(time.perf_counter_ns() - begun_ns, file=numbers)
+        took_ns = time.perf_counter_ns() - begun_ns
+        if words[0] == "settle":
+            settle()
+        print(took_ns, time.process_time_ns() - begun_cpu_ns, file=numbers)
     _check(call())
     close()
 

@@ -33,7 +33,7 @@ def main() -> None:
         sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         sys.stdout, stdout = nowhere, sys.stdout
         try:
-            call, close = contender.make()
+            call, close, _ = contender.make()
             for _ in range(WARM_UP_CALLS):
                 call()
             profile = cProfile.Profile()

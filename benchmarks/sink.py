@@ -1,13 +1,15 @@
 """
 A small, fast OTLP/HTTP backend in a process of its own: keeps what it is sent, answers 200, decodes when asked.
 
-Run by `warm.py`. It prints its port; on each line on stdin it prints, as JSON, how many spans, metric points and log
-records came since the last line, by the first part of their URL's path. It ends with its stdin.
+Run by `warm.py`, `cold.py` and `flush.py`. It prints its port, then a line of JSON for each line on stdin. On
+``count``: how many spans, metric points and log records came since it was last asked, by the first part of their URL's
+path. On ``last SENDER``: the last body of each signal, in base64. It ends with its stdin.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import sys
 from collections import Counter
@@ -16,6 +18,7 @@ from typing import Any
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n"
 
@@ -47,12 +50,33 @@ class Sink(asyncio.Protocol):
 
 
 def counted(kept: list[tuple[str, bytes]]) -> dict[str, dict[str, int]]:
-    """Return sender → signal → number of items; each path is ``/{sender}/v1/{signal}``."""
+    """
+    Return sender → signal → number of items; each path is ``/{sender}/v1/{signal}``.
+
+    Among the signals are ``servers``: the SERVER spans without a parent, one for each invocation.
+    """
     counts: dict[str, Counter[str]] = {}
     for path, body in kept:
         _, sender, _, signal = path.split("/")
         counts.setdefault(sender, Counter())[signal] += _items(signal, body)
+        if signal == "traces":
+            counts[sender]["servers"] += _servers(body)
     return {sender: dict(each) for sender, each in counts.items()}
+
+
+def last_bodies(kept: list[tuple[str, bytes]], sender: str) -> dict[str, str]:
+    """Return signal → the last body from that sender, in base64."""
+    bodies = {path.split("/")[3]: body for path, body in kept if path.split("/")[1] == sender}
+    return {signal: base64.b64encode(body).decode("ascii") for signal, body in bodies.items()}
+
+
+def _servers(body: bytes) -> int:
+    return sum(
+        span.kind == Span.SPAN_KIND_SERVER and not span.parent_span_id
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    )
 
 
 def _items(signal: str, body: bytes) -> int:
@@ -82,9 +106,13 @@ async def main() -> None:
     server = await loop.create_server(lambda: Sink(kept), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     # To a thread, because the loop goes on serving meanwhile.
-    while await asyncio.to_thread(sys.stdin.readline):
-        print(json.dumps(counted(kept)), flush=True)
-        kept.clear()
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        command, _, sender = line.strip().partition(" ")
+        if command == "last":
+            print(json.dumps(last_bodies(kept, sender)), flush=True)
+        else:
+            print(json.dumps(counted(kept)), flush=True)
+            kept.clear()
     server.close()
 
 

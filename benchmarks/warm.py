@@ -2,7 +2,8 @@
 Measures warm calls against the nearest peers; prints a table and writes it to ``results/warm.md``.
 
 Subject and peer of a row run in turns, a block of calls each, in processes of their own. The medians are over the
-blocks' means, the ratio is the median of the rounds' ratios: what the machine does meanwhile hits both.
+blocks' means, the ratio is the median of the rounds' ratios: what the machine does meanwhile hits both. What is left
+for after the response runs between the blocks there; a second table has runs without a pause, and all CPU time.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ _PACKAGES = (
     "structlog",
 )  # fmt: skip
 
+# Rounds and calls of the runs without a pause. contrib makes three spans a call: they fill two batches, and not yet a
+# queue, which its exporter empties more slowly than such calls fill it.
+_WHOLE_ROUNDS = 9
+_WHOLE_CALLS = 500
+
 # SpanQueue, LogQueue and the SDK's batch processors hold so many items by default. Calls beyond would measure how
 # fast they drop, which is why rows without export stay below.
 _QUEUE_LIMIT = 2048
@@ -49,6 +55,8 @@ class Row(NamedTuple):
     bound: float | None
     calls: int
     signals: bool = False
+    # Both send what waits between two blocks, and are measured without a pause besides.
+    settles: bool = False
 
 
 class Figures(NamedTuple):
@@ -57,6 +65,14 @@ class Figures(NamedTuple):
     subject_us: float
     peer_us: float
     ratio: float
+
+
+class Found(NamedTuple):
+    """All of a row: its blocks; and where it settles, calls without a pause, and the CPU time until all was sent."""
+
+    blocks: Figures
+    calls: Figures | None = None
+    cpu: Figures | None = None
 
 
 ROWS = (
@@ -69,7 +85,11 @@ ROWS = (
     Row("wsgi-off-few", "apig-wsgi-few", None, 300),
     Row("handler-off", "vercel-runtime", 0.15, 40),
     Row("asgi-rendered", "mangum-rendered", 0.5, 50, signals=True),
-    Row("asgi-exported", "mangum-exported", 0.7, 30, signals=True),
+    Row("asgi-after", "mangum-rendered", 0.33, 50, signals=True, settles=True),
+    Row("wsgi-after", "mangum-rendered", 0.25, 50, signals=True, settles=True),
+    Row("asgi-exported", "mangum-exported", 0.6, 30, signals=True),
+    # Without a bound: what is left when nothing but the sending is done.
+    Row("asgi-exported", "floor", None, 30, signals=True),
     # For information: what telemetry adds to the other kinds.
     Row("wsgi-rendered", "wsgi-off", None, 50),
     Row("handler-rendered", "handler-off", None, 50),
@@ -80,7 +100,7 @@ class Child:
     """A process that we talk to by lines."""
 
     def __init__(self, *command: str) -> None:
-        self._name = command[-2] if len(command) > 2 else command[-1]
+        self._name = " ".join(command[:2])
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "TRACEDBRIDGE_"))}
         # The tree that this file is in, installed or not.
         environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -133,63 +153,105 @@ def running(*command: str) -> Iterator[Child]:
         child.end()
 
 
-def measured(row: Row, rounds: int, sink: Child, endpoint: str) -> Figures:
+def measured(row: Row, rounds: int, sink: Child, endpoint: str) -> Found:
     """Run a row and return its figures; fail if a contender with telemetry did not deliver it."""
-    names = (row.subject, row.peer)
-    means_us: dict[str, list[float]] = {name: [] for name in names}
-    with (
-        running("contenders.py", row.subject, endpoint) as subject,
-        running("contenders.py", row.peer, endpoint) as peer,
-    ):
-        children = {row.subject: subject, row.peer: peer}
-        for child in children.values():
-            child.read()
-        for number in range(rounds):
-            # Each goes first as often as the other.
-            for name in names if number % 2 else names[::-1]:
-                took_ns = int(children[name].ask(str(row.calls)))
-                means_us[name].append(took_ns / row.calls / 1e3)
+    whole_rounds = _WHOLE_ROUNDS if row.settles else 0
+    blocks, whole_calls, whole_cpu = _Means(row), _Means(row), _Means(row)
+    with running("contenders.py", row.subject, endpoint) as subject:
+        subject.read()
+        bodies = [sink.ask(f"last {row.subject}")] if row.peer == "floor" else []
+        with running("contenders.py", row.peer, endpoint, *bodies) as peer:
+            peer.read()
+            turns = [(row.subject, subject), (row.peer, peer)]
+            for number in range(rounds):
+                # Each goes first as often as the other.
+                for name, child in turns if number % 2 else turns[::-1]:
+                    took_ns, _ = map(int, child.ask(f"call {row.calls}").split())
+                    blocks.add(name, took_ns / row.calls)
+                    if row.settles:
+                        # What waits must not run into the other's block.
+                        child.ask("settle 0")
+            for number in range(whole_rounds):
+                for name, child in turns if number % 2 else turns[::-1]:
+                    took_ns, cpu_ns = map(int, child.ask(f"settle {_WHOLE_CALLS}").split())
+                    whole_calls.add(name, took_ns / _WHOLE_CALLS)
+                    whole_cpu.add(name, cpu_ns / _WHOLE_CALLS)
     counts = json.loads(sink.ask("count"))
     if row.signals:
-        _check_delivery(row, WARM_UP_CALLS + rounds * row.calls, counts)
-    ratios = [ours / theirs for ours, theirs in zip(means_us[row.subject], means_us[row.peer], strict=True)]
-    return Figures(
-        statistics.median(means_us[row.subject]), statistics.median(means_us[row.peer]), statistics.median(ratios)
-    )
+        _check_delivery(row, WARM_UP_CALLS + rounds * row.calls + whole_rounds * _WHOLE_CALLS, counts)
+    if not row.settles:
+        return Found(blocks.figures())
+    return Found(blocks.figures(), whole_calls.figures(), whole_cpu.figures())
+
+
+class _Means:
+    """The means of the blocks of subject and peer, in turns."""
+
+    def __init__(self, row: Row) -> None:
+        self._names = (row.subject, row.peer)
+        self._means_us: dict[str, list[float]] = {name: [] for name in self._names}
+
+    def add(self, name: str, mean_ns: float) -> None:
+        self._means_us[name].append(mean_ns / 1e3)
+
+    def figures(self) -> Figures:
+        ours, theirs = (self._means_us[name] for name in self._names)
+        ratio = statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
+        return Figures(statistics.median(ours), statistics.median(theirs), ratio)
 
 
 def _check_delivery(row: Row, calls: int, counts: dict[str, dict[str, int]]) -> None:
     for name in (row.subject, row.peer):
         got = counts.get(name, {})
-        for signal, least in (("traces", calls), ("logs", calls), ("metrics", 1)):
+        for signal, least in (("servers", calls), ("logs", calls), ("metrics", 1)):
             if got.get(signal, 0) < least:
                 raise SystemExit(f"{name} made {calls} calls, but the sink got {got.get(signal, 0)} {signal}: {got}")
 
 
-def table(figures: list[tuple[Row, Figures | None]]) -> str:
+def table(all_found: list[tuple[Row, Found | None]]) -> str:
     """Return the table in Markdown."""
     lines = [
         "| subject | peer | subject, µs | peer, µs | ratio | bound | |",
         "|---|---|--:|--:|--:|--:|---|",
     ]
-    for row, found in figures:
+    for row, found in all_found:
         subject, peer = CONTENDERS[row.subject].title, CONTENDERS[row.peer].title
         bound = "" if row.bound is None else f"{row.bound:g}"
         if found is None:
             lines.append(f"| {subject} | {peer} | | | | {bound} | not installed |")
             continue
-        verdict = "" if row.bound is None else "ok" if found.ratio <= row.bound else "**over**"
+        figures = found.blocks
+        verdict = "" if row.bound is None else "ok" if figures.ratio <= row.bound else "**over**"
         lines.append(
-            f"| {subject} | {peer} | {found.subject_us:.0f} | {found.peer_us:.0f} | {found.ratio:.2f} | {bound} "
+            f"| {subject} | {peer} | {figures.subject_us:.0f} | {figures.peer_us:.0f} | {figures.ratio:.2f} | {bound} "
             f"| {verdict} |"
         )
     return "\n".join(lines)
 
 
-def conditions(rounds: int) -> str:
-    """Return what the figures depend on."""
+def whole_table(all_found: list[tuple[Row, Found | None]]) -> str:
+    """Return the table of the runs without a pause in Markdown, or nothing if there were none."""
+    lines = [
+        f"\n\n{_WHOLE_CALLS} calls without a pause, per call:\n",
+        "| subject | peer | measured | subject, µs | peer, µs | ratio |",
+        "|---|---|---|--:|--:|--:|",
+    ]
+    empty = len(lines)
+    for row, found in all_found:
+        subject, peer = CONTENDERS[row.subject].title, CONTENDERS[row.peer].title
+        measures = () if found is None else (("the calls", found.calls), ("CPU until all is sent", found.cpu))
+        lines.extend(
+            f"| {subject} | {peer} | {what} | {each.subject_us:.0f} | {each.peer_us:.0f} | {each.ratio:.2f} |"
+            for what, each in measures
+            if each is not None
+        )
+    return "\n".join(lines) if len(lines) > empty else ""
+
+
+def conditions(script: str, amount: str, packages: tuple[str, ...]) -> str:
+    """Return what the figures of a script depend on."""
     versions = []
-    for package in _PACKAGES:
+    for package in packages:
         with contextlib.suppress(PackageNotFoundError):
             versions.append(f"{package} {version(package)}")
     commit = subprocess.run(
@@ -197,8 +259,8 @@ def conditions(rounds: int) -> str:
     ).stdout.strip()
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return (
-        f"`{' '.join(['python', 'benchmarks/warm.py', *sys.argv[1:]])}`, {today}, commit {commit or 'unknown'}, "
-        f"{rounds} rounds\n\n"
+        f"`{' '.join(['python', f'benchmarks/{script}', *sys.argv[1:]])}`, {today}, commit {commit or 'unknown'}, "
+        f"{amount}\n\n"
         f"CPython {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} CPUs; "
         f"{', '.join(versions)}"
     )
@@ -214,15 +276,16 @@ def main() -> None:
     for row in rows:
         if row.subject.endswith("-rendered") and WARM_UP_CALLS + arguments.rounds * row.calls > _QUEUE_LIMIT:
             parser.error(f"with {arguments.rounds} rounds {row.subject} would fill its queue of {_QUEUE_LIMIT}")
-    figures: list[tuple[Row, Figures | None]] = []
+    all_found: list[tuple[Row, Found | None]] = []
     with running("sink.py") as sink:
         endpoint = f"http://127.0.0.1:{sink.read()}"
         for row in rows:
             needs = CONTENDERS[row.peer].needs
             is_there = not needs or importlib.util.find_spec(needs) is not None
-            figures.append((row, measured(row, arguments.rounds, sink, endpoint) if is_there else None))
-            print(f"{row.subject}: {figures[-1][1]}", file=sys.stderr, flush=True)
-    shown = f"{table(figures)}\n\n{conditions(arguments.rounds)}\n"
+            all_found.append((row, measured(row, arguments.rounds, sink, endpoint) if is_there else None))
+            print(f"{row.subject}: {all_found[-1][1]}", file=sys.stderr, flush=True)
+    about = conditions("warm.py", f"{arguments.rounds} rounds", _PACKAGES)
+    shown = f"{table(all_found)}{whole_table(all_found)}\n\n{about}\n"
     print(shown)
     if not arguments.only:
         RESULTS.parent.mkdir(exist_ok=True)

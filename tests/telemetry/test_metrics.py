@@ -88,6 +88,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Received:
         patch.syspath_prepend(folder)
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         patch.setenv("OTEL_SERVICE_NAME", "shop")
+        patch.setenv("TRACEDBRIDGE_FLUSH", "before")
         patch.setenv("TRACEDBRIDGE_FLUSH_TIMEOUT_MS", str(HANG_S * 1000))
         patch.setenv("TRACEDBRIDGE_DEADLINE_MS", "100")
         with create_bridge(_shop) as bridge:
@@ -392,6 +393,7 @@ def test_peak_memory_is_the_peak_so_far(tmp_path: Path, received: Received) -> N
         OTEL_EXPORTER_OTLP_ENDPOINT=received.endpoint,
         OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta",
         TRACEDBRIDGE_FLUSH_TIMEOUT_MS=str(HANG_S * 1000),
+        TRACEDBRIDGE_FLUSH="before",
     )  # fmt: skip
     points: list[Any] = [each.points[0] for each in received.metrics if each.name == "faas.mem_usage"]
     much, little = (point.sum for point in points if point.count)

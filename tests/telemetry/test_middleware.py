@@ -74,7 +74,8 @@ async def app(scope, receive, send):
 )  # fmt: skip
 def test_failed_load(source: str, raised: str, error_type: str, tree: str, tmp_path: Path, received: Received) -> None:
     """A load that fails is exported before its error is raised: the boot trace, a line, and the error counted."""
-    ran = run_function(tmp_path, source, OTEL_EXPORTER_OTLP_ENDPOINT=received.endpoint)
+    # With the SDK from the start, so that what the app shares with it is not among the app's imports.
+    ran = run_function(tmp_path, source, OTEL_EXPORTER_OTLP_ENDPOINT=received.endpoint, TRACEDBRIDGE_START="eager")
     assert ran.code == 1
     assert f"tracedbridge.errors.{raised}" in ran.stderr.splitlines()[-1]
     assert drawn(received.spans) == tree

@@ -249,6 +249,8 @@ def test_samples(loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         return stall.stack
 
     assert stack_of(10, 50, 30, 20) == "50 ms, 1"
+    # An app that stalls for ever and ever does not fill the memory.
+    assert len(pulse._samples) == 2
     assert stack_of(40) == "40 ms, 1"
     assert stack_of(60, 70, 80) == "80 ms, 1"
     pulse.begin()

@@ -7,6 +7,7 @@ import contextlib
 import random
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -152,6 +153,24 @@ def test_once(dog: Watchdog) -> None:
         assert time.monotonic_ns() >= (other.alarm_ns or 0) > begun_ns
     dog.end(first)
     assert len(first.alarms) == 1
+
+
+@pytest.mark.parametrize("alarm_in_ms", [0, HANG_S * 1e3], ids=["alarmed", "in time"])
+def test_nothing_is_kept_alive(dog: Watchdog, loop: asyncio.AbstractEventLoop, alarm_in_ms: float) -> None:
+    """An invocation that has ended is forgotten, though the thread goes on, or sleeps."""
+    invocation = Invocation(alarm_in_ms, loop)
+    invocation.pulse = pulse_of(loop)
+    dog.begin(invocation)
+    if not alarm_in_ms:
+        assert invocation.alarmed.wait(HANG_S)
+    dog.end(invocation)
+    kept = weakref.ref(invocation)
+    del invocation
+    give_up_s = time.monotonic() + HANG_S
+    # The thread may just be looking at it.
+    while kept() is not None and time.monotonic() < give_up_s:
+        time.sleep(0.01)
+    assert kept() is None
 
 
 def test_an_alarm_that_is_known_late(dog: Watchdog) -> None:

@@ -10,7 +10,13 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-__all__ = ("Awaiting",)
+__all__ = ("Awaiting", "is_being_imported")
+
+
+def is_being_imported(name: str) -> bool:
+    """Say whether a module's import has begun and not ended."""
+    # What the import system itself asks, to tell a circular import.
+    return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))
 
 
 class Awaiting:
@@ -20,8 +26,7 @@ class Awaiting:
         """Call what ``told`` has for a module right after its import, once; at once for what is loaded already."""
         self._told = dict(told)
         for name in told:
-            spec = getattr(sys.modules.get(name), "__spec__", None)
-            if name in sys.modules and not getattr(spec, "_initializing", False):
+            if name in sys.modules and not is_being_imported(name):
                 self._arrived(name)
         if self._told:
             sys.meta_path.insert(0, self)

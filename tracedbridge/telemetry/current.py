@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tracedbridge.telemetry.watch import Watch
 
-__all__ = ("Ids", "boot_ids", "context_now", "ids_now", "invocation_now", "running", "start_boot", "stop_boot")
+__all__ = ("Ids", "context_now", "ids_now", "invocation_now", "running", "start_boot", "stop_boot")
 
 # The scope of our spans, metrics and log records.
 SCOPE = "tracedbridge"
@@ -62,7 +62,7 @@ def stop_boot(ids: Ids) -> None:
         _boot.remove(ids)
 
 
-def boot_ids() -> Ids | None:
+def _boot_ids() -> Ids | None:
     """Return the ids of the boot trace, until the first event has come."""
     return _boot[-1] if _boot else None
 
@@ -84,7 +84,7 @@ def ids_now() -> Ids | None:
     watch = running.get()
     if watch is not None and watch.ids is not None:
         return watch.ids
-    return boot_ids()
+    return _boot_ids()
 
 
 def context_now() -> Any:
@@ -97,5 +97,5 @@ def context_now() -> Any:
 
 def _api() -> Any:
     api = sys.modules.get("opentelemetry.trace")
-    # None of it while it is being imported.
-    return api if hasattr(api, "get_current_span") and hasattr(api, "use_span") else None
+    # Not while it is being imported: this is the last name that it defines.
+    return api if hasattr(api, "use_span") else None

@@ -14,13 +14,14 @@ import threading
 import time
 from collections import deque
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tracedbridge.boot import ColdStart
 from tracedbridge.platforms import platform_of
 from tracedbridge.telemetry import environment
-from tracedbridge.telemetry.awaiting import Awaiting
-from tracedbridge.telemetry.current import boot_ids, running, start_boot, stop_boot
+from tracedbridge.telemetry.awaiting import Awaiting, is_being_imported
+from tracedbridge.telemetry.current import running, start_boot, stop_boot
 from tracedbridge.telemetry.guard import harmless
 from tracedbridge.telemetry.outbox import Outbox
 from tracedbridge.telemetry.sampling import Sampling
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from tracedbridge.telemetry.telling import Teller
 
 __all__ = ("Middleware",)
+
+# The parts of OpenTelemetry's API; each can be the first that an app imports.
+_API = ("opentelemetry.trace", "opentelemetry.metrics", "opentelemetry._logs", "opentelemetry.propagate")
 
 # At close(), where nothing may be exported in a call: what waited gets the default budget, once.
 _LAST_BUDGET_MS = 500.0
@@ -69,7 +73,7 @@ class Middleware:
         # Signals that are exported: an app sees providers where it would see some with the SDK configured.
         self.exported = [each for each in environment.SIGNALS if self.is_traced and environment.exporter_names(each)]
         self.stand_ins: StandIns | None = None
-        self._is_arriving = False
+        self._is_arriving = self._is_loading = False
         # Log lines until there is somebody to tell them.
         self.lines: deque[LogFacts] = deque(maxlen=environment.size("OTEL_BLRP_MAX_QUEUE_SIZE", 2048))
         self._outbox = Outbox(self._work)
@@ -121,8 +125,7 @@ class Middleware:
             "structlog": self._structlog_arrived,
         }
         if self.is_traced:
-            for name in ("opentelemetry.trace", "opentelemetry.metrics._internal", "opentelemetry._logs._internal"):
-                told[name] = self._api_arrived
+            told |= {name: partial(self._api_arrived, name) for name in _API}
         self._awaiting = Awaiting(told)
 
     @harmless
@@ -138,13 +141,16 @@ class Middleware:
         structlines.watch(self)
         if (watch := running.get()) is not None:
             self.bind(watch)
-        elif (boot := boot_ids()) is not None:
-            sys.modules["structlog"].contextvars.bind_contextvars(**boot.fields())
+        elif self._is_loading and self.is_traced:
+            sys.modules["structlog"].contextvars.bind_contextvars(**self._story.boot.fields())
 
     @harmless
-    def _api_arrived(self) -> None:
+    def _api_arrived(self, arrived: str = "") -> None:
         if self.stand_ins is not None or self._is_arriving:
             # What follows loads the rest of the API, and comes by here again.
+            return
+        if any(name != arrived and is_being_imported(name) for name in _API):
+            # One that imports another: it comes by when it is whole.
             return
         self._is_arriving = True
         from tracedbridge.telemetry import serverspan
@@ -155,7 +161,7 @@ class Middleware:
         self.stand_ins = StandIns(self.sampling, self.function, random_ids)
         if self._teller is None:
             self.stand_ins.put_in_place(self.exported)
-            serverspan.catch_up(self, running.get(), self._story.boot)
+            serverspan.catch_up(self, running.get(), self._story.boot if self._is_loading else None)
 
     def take_cold_start(self) -> Story | None:
         """Return the cold start to its first caller, None to all others; of threads that race, one gets it."""
@@ -272,13 +278,14 @@ class Middleware:
         self._arming, self._telling = threading.RLock(), threading.RLock()
         self._untold.clear()
         stop_boot(self._story.boot)
-        self._start_over()
+        self._start_over(forked=True)
 
     @contextmanager
     def loading(self) -> Iterator[None]:
         """Watch the load: the app's early spans and lines carry the boot trace; a failure is exported."""
         attached: list[Any] = []
         self._enter_boot(attached)
+        self._is_loading = True
         self._story.record_imports()
         try:
             yield
@@ -286,6 +293,7 @@ class Middleware:
             self._load_failed(error)
             raise
         finally:
+            self._is_loading = False
             self._has_lifespan = self._story.has_lifespan
             self._leave_boot(attached)
 
@@ -466,12 +474,12 @@ class Middleware:
             if module is not None:
                 module.unwatch(self)
 
-    def _start_over(self) -> None:
+    def _start_over(self, *, forked: bool = False) -> None:
         self._outbox.forget()
         self.lines.clear()
         self._answered_ns = self._row = self._unflushed = 0
         if self._teller is not None:
-            self._teller.connect()
+            self._teller.connect(forked=forked)
         elif self.stand_ins is not None:
             self.stand_ins.forget()
 

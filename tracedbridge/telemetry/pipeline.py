@@ -158,7 +158,7 @@ class Pipeline:
         return bool(decision.is_sampled())
 
     def abandon(self) -> None:
-        """Take our providers away in a forked or restored process; threads and connections are the other one's."""
+        """Take our providers away in a forked process: threads and connections are its parent's."""
         for signal, provider in self._providers.items():
             take_away(signal, provider)
 

@@ -12,7 +12,7 @@ from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
 from opentelemetry.trace import Link, SpanKind
 
-from tracedbridge.telemetry.current import RANDOM, SAMPLED, Ids, boot_ids
+from tracedbridge.telemetry.current import RANDOM, SAMPLED, Ids
 from tracedbridge.telemetry.ids import span_context_of, start_pinned
 from tracedbridge.telemetry.propagation import parent_of, with_ids
 from tracedbridge.telemetry.standins import StandInSpan
@@ -66,7 +66,7 @@ def leave(watch: Watch) -> None:
         context_api.attach(_EMPTY)
 
 
-def catch_up(middleware: Middleware, watch: Watch | None, boot: Ids) -> None:
+def catch_up(middleware: Middleware, watch: Watch | None, boot: Ids | None) -> None:
     """Make current what would be, had the API been there before: a running invocation's span, or the boot trace."""
     if trace_api.get_current_span().get_span_context().is_valid:
         return
@@ -75,7 +75,7 @@ def catch_up(middleware: Middleware, watch: Watch | None, boot: Ids) -> None:
         watch.span = _stand_in(watch, middleware, method_of(watch.asked, middleware.known_methods))
         watch.context = trace_api.set_span_in_context(watch.span, watch.parent)
         context_api.attach(watch.context)
-    elif boot_ids() is boot:
+    elif boot is not None:
         enter_boot(boot)
 
 

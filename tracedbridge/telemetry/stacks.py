@@ -23,7 +23,7 @@ __all__ = ("WATCHDOG", "Stack", "places_of", "stacks_of", "text_of", "thread_sta
 # The name of the thread that looks at the others: what it does itself says nothing.
 WATCHDOG = "tracedbridge-watchdog"
 
-# More than anybody reads; with the lengths below it is a megabyte at most, a quarter of what backends take at once.
+# More than anybody reads; with the length below it is a megabyte at most, a quarter of what gRPC takes by default.
 MAX_STACKS = 64
 
 # A stack through two frameworks and a database driver has about forty.

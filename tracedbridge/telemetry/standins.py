@@ -197,7 +197,7 @@ class _TracerProvider(StandIn, trace_api.TracerProvider):
 
     def replay_one(self, item: Any) -> None:
         span, elsewhere = item
-        span.replay(elsewhere(in_charge("traces")))
+        span.replay(elsewhere(_sdk_of(in_charge("traces"))))
 
 
 class _Resource:
@@ -241,7 +241,7 @@ class _Tracer(trace_api.Tracer):
             parent if parent.is_valid else None, provider.resource,
         )  # fmt: skip
         if not provider.keep((span, self._elsewhere)):
-            span.replay(self._elsewhere(in_charge("traces")))
+            span.replay(self._elsewhere(_sdk_of(in_charge("traces"))))
         return span
 
     @_agnosticcontextmanager  # what the SDK's own is: it works on coroutine functions, too
@@ -605,6 +605,11 @@ class _Logger:
 
     def enabled(self, **_: Any) -> bool:
         return True
+
+
+def _sdk_of(provider: Any) -> Any:
+    """Return our provider without its followers, whose ids cannot be chosen; another as it is."""
+    return getattr(provider, "own", provider)
 
 
 def _version() -> str:

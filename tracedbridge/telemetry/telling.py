@@ -54,11 +54,13 @@ class Teller:
         self.lines = Lines()
         self.connect()
 
-    def connect(self) -> None:
+    def connect(self, *, forked: bool = False) -> None:
         """Set up what exports, with an instance id and connections of its own, in place of what there was."""
         middleware, before = self._middleware, self.pipeline
-        if before is not None:
+        if before is not None and forked:
             before.abandon()
+        elif before is not None:
+            before.close()
         if middleware.is_traced:
             with environment.without_bad_values():
                 resource = resource_of(middleware.platform, middleware.function)
