@@ -55,6 +55,8 @@ class Bridge:
             raise BridgeClosedError("cannot answer the event: the bridge is closed")
         with self._telemetry.watch(context) as invocation:
             event_format = format_of(event)
+            if self._deadline_ns is not None:
+                invocation.deadline_ns = time.monotonic_ns() + self._deadline_ns
             try:
                 request = event_format.decode(event, context)
             except BadRequestError as error:
@@ -65,8 +67,6 @@ class Bridge:
             return event_format.encode(invocation.response, event)
 
     def _answer(self, request: Request, invocation: Invocation) -> Response:
-        if self._deadline_ns is not None:
-            invocation.deadline_ns = time.monotonic_ns() + self._deadline_ns
         try:
             response = self._app.call(request, invocation)
             if invocation.answered_ns is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
@@ -152,6 +153,9 @@ class Invocation:
         """Take the decoded request and return the one that the app is to see."""
         self.request = request
         return request
+
+    def runs_on(self, loop: AbstractEventLoop) -> None:
+        """Note on which event loop the app is about to run."""
 
     def response_started(self) -> None:
         """Note that the app has given status and headers."""

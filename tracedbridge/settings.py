@@ -43,8 +43,10 @@ class Settings:
         "parent",
         "proactive_after_ms",
         "raise_errors",
+        "stall_ms",
         "start",
         "telemetry",
+        "timeout_margin_ms",
     )
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
@@ -62,6 +64,10 @@ class Settings:
         # Half a second: what a healthy backend needs a hundred times over (its TLS handshake included), and
         # what a caller hardly notices when the backend is dead.
         self.flush_timeout_ms: float = source.read("FLUSH_TIMEOUT_MS", _not_negative, default=500.0, shown="500")
+        # The default budget of a flush, which has to fit in.
+        self.timeout_margin_ms: float = source.read("TIMEOUT_MARGIN_MS", _not_negative, default=500.0, shown="500")
+        # What the user of another request would notice.
+        self.stall_ms: float = source.read("STALL_MS", _not_negative, default=100.0, shown="100")
         self.proactive_after_ms: float = source.read(
             "PROACTIVE_AFTER_MS", _not_negative, default=10_000.0, shown="10000"
         )

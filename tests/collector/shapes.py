@@ -184,6 +184,9 @@ def _plain(attributes: Attributes) -> Attributes:
             assert isinstance(value, float)
             assert 0 <= value < 60_000
             plain[key] = "<ms>"
+        if key == "memory_mb":
+            assert 5 < value < 5000
+            plain[key] = "<mb>"
         if key == "modules":
             assert 100 < value < 5000
             plain[key] = "<modules>"

@@ -137,6 +137,7 @@ def _traced(backend: Backend, protocol: str, folder: Path) -> Answers:
         {
             "OTEL_EXPORTER_OTLP_ENDPOINT": backend.endpoint,
             "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+            "TRACEDBRIDGE_FLUSH": "before",
             "TRACEDBRIDGE_FLUSH_TIMEOUT_MS": str(BUDGET_MS),
         },
     )

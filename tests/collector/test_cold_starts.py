@@ -27,6 +27,7 @@ def sink_of(collector: Collector, folder: Path, **environ: str) -> Sink:
         folder,
         {
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint("http/protobuf"),
+            "TRACEDBRIDGE_FLUSH": "before",
             "TRACEDBRIDGE_FLUSH_TIMEOUT_MS": "10000",
             # Everything is compiled, whoever ran these tests before.
             "PYTHONPYCACHEPREFIX": str(folder / "cache"),

@@ -564,7 +564,7 @@ def _plain(pairs: Any) -> Attributes:
             assert isinstance(value, float)
             assert 0 <= value < 60_000
             plain[key] = "<ms>"
-        elif key in ("modules", "code.line.number"):
+        elif key in ("modules", "memory_mb", "code.line.number"):
             assert value > 0
             plain[key] = f"<{key}>"
         elif key == "exception.stacktrace":

@@ -248,6 +248,7 @@ def _traced(app: str, events: list[dict[str, str]], collector: Collector, protoc
             **VERCEL,
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint(protocol),
             "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+            "TRACEDBRIDGE_FLUSH": "before",
             "TRACEDBRIDGE_DEADLINE_MS": "20000",
             # What a framework imports is its own affair; test_cold_starts.py has imports.
             "TRACEDBRIDGE_IMPORTS": "off",
@@ -408,6 +409,7 @@ def _metrics(function: str, route: str | None) -> dict[str, Any]:
         "tracedbridge.coldstart.modules": ("histogram of modules", "{module}", points((kind, 1))),
         "tracedbridge.lifespan.duration": (*seconds, points(({"phase": "startup"}, 1), ({"phase": "shutdown"}, 1))),
         "tracedbridge.time_left": (*seconds, points((http, 3))),
+        "tracedbridge.loop_stall": (*seconds, points((http, 3))),
         # Of the flushes before the last one.
         "tracedbridge.export.duration": (*seconds, points(({}, 3))),
     }  # fmt: skip
@@ -426,6 +428,9 @@ def _records(function: str, route: str | None) -> list[tuple[Any, ...]]:
             "bytes_out": 21 if status == 500 else 10,
             "duration_ms": "<ms>",
             "cpu_ms": "<ms>",
+            "memory_mb": "<mb>",
+            "time_left_ms": "<ms>",
+            "loop_stall_ms": "<ms>",
             "cold_start": number == 0,
             **more,
         }

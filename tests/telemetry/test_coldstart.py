@@ -78,6 +78,7 @@ def run_early(folder: Path, received: Received, *events: object, **environ: str)
         EARLY,
         events,
         OTEL_EXPORTER_OTLP_ENDPOINT=received.endpoint,
+        TRACEDBRIDGE_FLUSH="before",
         TRACEDBRIDGE_FLUSH_TIMEOUT_MS=str(HANG_S * 1000),
         **environ,
     )

@@ -45,7 +45,7 @@ def test_the_line(kind: Kind, received: Received, capsys: Capture) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", line.pop("timestamp"))
     handler_log = line.pop("handler_log", None)
     assert bool(handler_log) is (kind == "http_server")
-    assert steady(line, "function") == {
+    assert steady(line, "function", "memory_mb") == {
         "event": "invocation",
         "level": "info",
         "function": "…",
@@ -59,6 +59,8 @@ def test_the_line(kind: Kind, received: Received, capsys: Capture) -> None:
         "bytes_out": 2,
         "duration_ms": "…",
         "cpu_ms": "…",
+        "memory_mb": "…",
+        **({"loop_stall_ms": "…"} if kind == "asgi" else {}),
         "cold_start": False,
     }
     assert line["duration_ms"] == pytest.approx((span.end_ns - span.start_ns) / 1e6, abs=0.01)

@@ -145,6 +145,8 @@ class AsgiApp:
         exchange: _Exchange | None = None,
     ) -> None:
         task = loop.create_task(work, context=context)
+        if exchange is not None:
+            exchange.invocation.runs_on(loop)
         try:
             if exchange is None or exchange.invocation.deadline_ns is None:
                 loop.run_until_complete(task)

@@ -34,6 +34,9 @@ class Platform(Protocol):
     def invocation_id(self, request: Request, context: object) -> str | None:
         """Return the platform's id of this invocation, if it has one."""
 
+    def remaining_ms(self, context: object) -> float | None:
+        """Return how long an invocation may go on, in milliseconds, if the platform says so."""
+
     def span_attributes(self, environ: Mapping[str, str], request: Request) -> dict[str, str]:
         """Return what only this platform says about an invocation."""
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tracedbridge.platforms.initialization import cold_start_kind
+from tracedbridge.platforms.initialization import cold_start_kind, remaining_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tracedbridge.messages import Request
 
-__all__ = ("cold_start_kind", "function_name", "invocation_id", "matches", "resource_attributes", "span_attributes")
+__all__ = (
+    "cold_start_kind",
+    "function_name",
+    "invocation_id",
+    "matches",
+    "remaining_ms",
+    "resource_attributes",
+    "span_attributes",
+)
 
 
 def matches(environ: Mapping[str, str]) -> bool:

@@ -43,6 +43,9 @@ class ImportSpans:
             "app_import": [], "app_resolve": [], "lifespan": [], "wait": [], "first_byte": [],
         }  # fmt: skip
         for root in recording.roots:
+            if root.package == "tracedbridge":
+                # Ours, and not asked for by the app.
+                continue
             phase = phase_at(root.begun_ns) or "first_byte"
             self._roots.get(phase, []).append(root)
         self._dropped = recording.dropped

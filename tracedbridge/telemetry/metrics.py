@@ -100,6 +100,8 @@ INSTRUMENTS = (
     Instrument("tracedbridge.export.produced", "counter", "{item}",
                "Spans, metric points and log records that were made for export; sent, dropped or still waiting.", (),
                ("signal",)),
+    Instrument("tracedbridge.loop_stall", "histogram", "s",
+               "Longest time of an invocation for which its event loop did nothing else.", _SECONDS, _INVOCATION),
     Instrument("tracedbridge.time_left", "histogram", "s", "Time left before the deadline when an invocation ended.",
                _SECONDS, _INVOCATION),
 )  # fmt: skip

@@ -31,6 +31,7 @@ from tracedbridge.telemetry.tracecontext import ids_for, random_ids
 from tracedbridge.telemetry.watch import Watch
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
@@ -39,9 +40,11 @@ if TYPE_CHECKING:
     from tracedbridge.telemetry.attributes import Attributes
     from tracedbridge.telemetry.pipeline import Pipeline
     from tracedbridge.telemetry.records import LogFacts
+    from tracedbridge.telemetry.stacks import Stack
     from tracedbridge.telemetry.standins import StandIns
     from tracedbridge.telemetry.story import ColdStartKind
     from tracedbridge.telemetry.telling import Teller
+    from tracedbridge.telemetry.watchdog import Watchdog
 
 __all__ = ("Middleware",)
 
@@ -50,6 +53,9 @@ _API = ("opentelemetry.trace", "opentelemetry.metrics", "opentelemetry._logs", "
 
 # At close(), where nothing may be exported in a call: what waited gets the default budget, once.
 _LAST_BUDGET_MS = 500.0
+
+# The margin before a deadline is at most such a part of the time that an invocation has.
+_MARGIN_PART = 10
 
 # Traffic is steady once so many responses have followed each other this closely; then not each of them is flushed for.
 _STEADY = 5
@@ -82,8 +88,9 @@ class Middleware:
         # Held while the SDK is loaded, and while somebody tells: of two threads the second finds nothing to do.
         self._arming = threading.RLock()
         self._telling = threading.RLock()
-        # When the first response was returned; CLOCK_MONOTONIC.
+        # When the first response was returned, CLOCK_MONOTONIC, and what was loaded then.
         self._answered_ns = 0
+        self.modules_at_answer: frozenset[str] = frozenset()
         # Of steady traffic: how many responses in a row, the end of the last, what the last flush left.
         self._row = self._unflushed = 0
         self._last_ns = self._flushed_ns = 0
@@ -225,9 +232,52 @@ class Middleware:
         attributes.update(self.platform.span_attributes(os.environ, request))
         return attributes
 
+    def guard(self, watch: Watch, context: object) -> None:
+        """Have an invocation told before its time is over."""
+        left_ms = self.platform.remaining_ms(context)
+        if left_ms is not None:
+            watch.platform_deadline_ns = watch.begun_ns + int(left_ms * 1e6)
+        margin_ns = self.settings.timeout_margin_ms * 1e6
+        if margin_ns and (end_by_ns := watch.end_by_ns) is not None:
+            # Of a short time only a part: what runs that long is not late yet.
+            watch.alarm_ns = end_by_ns - int(min(margin_ns, (end_by_ns - watch.begun_ns) / _MARGIN_PART))
+            _watchdog(self.settings).begin(watch)
+
+    def feel(self, watch: Watch, loop: AbstractEventLoop) -> None:
+        """Have an invocation know how long its loop stands still; not before the first response, which would wait."""
+        if self._answered_ns or watch.alarm_ns is not None:
+            from tracedbridge.telemetry.stalls import pulse_of
+
+            watch.pulse = pulse_of(loop)
+            if watch.pulse is not None:
+                watch.pulse.begin()
+            _watchdog(self.settings).begin(watch)
+
+    def unguard(self, watch: Watch) -> None:
+        """Undo `guard` and `feel`."""
+        _watchdog(self.settings).end(watch)
+
+    def alarmed(self, watch: Watch, stacks: list[Stack]) -> None:
+        """Tell and export an invocation that still runs, whose time is nearly over."""
+        watch.is_told = True
+        teller = self._arm()
+        if teller is None:
+            return
+        snapshot = watch.snapshot(stacks)
+        with self._telling:
+            for each in (*self._outbox.take(), snapshot):
+                teller.tell(each)
+            teller.tell_open_spans(snapshot)
+        # Elsewhere: the invocation may end now, and would wait for this thread.
+        threading.Thread(target=self._flush, args=(teller, watch), name="tracedbridge-alarm", daemon=True).start()
+
     @harmless
     def ended(self, watch: Watch) -> None:
         """Tell an invocation, now or later."""
+        if not self._answered_ns:
+            self._answered_ns = watch.ended_ns
+            # A few microseconds, once: what the first response has waited for.
+            self.modules_at_answer = frozenset(sys.modules)
         self._outbox.add(watch)
         mode = self.settings.flush
         if mode == "after" and not self._outbox.is_full and self._outbox.hand_over():
@@ -361,8 +411,6 @@ class Middleware:
 
     def _is_due(self, watch: Watch) -> bool:
         """Say whether an invocation began after the first response was returned, so that what waits may go with it."""
-        if not self._answered_ns:
-            self._answered_ns = watch.ended_ns
         return watch.begun_ns > self._answered_ns
 
     @harmless
@@ -392,9 +440,9 @@ class Middleware:
     @harmless
     def _flush(self, teller: Teller, last: Watch | None) -> None:
         budget_ms = self.settings.flush_timeout_ms
-        if last is not None and last.deadline_ns is not None:
+        if last is not None and last.platform_deadline_ns is not None:
             # What is left of the invocation is all that the platform gives.
-            budget_ms = min(budget_ms, (last.deadline_ns - time.monotonic_ns()) / 1e6)
+            budget_ms = min(budget_ms, (last.platform_deadline_ns - time.monotonic_ns()) / 1e6)
         if budget_ms > 0:
             teller.flush(budget_ms)
             self._unflushed, self._flushed_ns = 0, time.monotonic_ns()
@@ -465,6 +513,8 @@ class Middleware:
     def _put_back(self) -> None:
         if self in _all:
             _all.remove(self)
+        if not _all and _dog:
+            _dog[0].close()
         if self._awaiting is not None:
             self._awaiting.close()
         if self.stand_ins is not None:
@@ -482,6 +532,18 @@ class Middleware:
             self._teller.connect(forked=forked)
         elif self.stand_ins is not None:
             self.stand_ins.forget()
+
+
+# For all bridges of the process.
+_dog: list[Watchdog] = []
+
+
+def _watchdog(settings: Settings) -> Watchdog:
+    if not _dog:
+        from tracedbridge.telemetry.watchdog import Watchdog
+
+        _dog.append(Watchdog(int(settings.stall_ms * 1e6)))
+    return _dog[0]
 
 
 # Of the open bridges.

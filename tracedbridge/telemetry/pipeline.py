@@ -66,8 +66,10 @@ class Pipeline:
         self._tracer_provider = SteppingTracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
         self._meter_provider = SteppingMeterProvider(readers, resource, views=views(), shutdown_on_exit=False)
         self._logger_provider = SteppingLoggerProvider(resource, shutdown_on_exit=False)
+        self._span_queue: SpanQueue | None = None
         if spans := self.export.sinks("traces"):
-            self._tracer_provider.add_span_processor(SpanQueue(spans))
+            self._span_queue = SpanQueue(spans)
+            self._tracer_provider.add_span_processor(self._span_queue)
         if records := self.export.sinks("logs"):
             self._logger_provider.add_log_record_processor(LogQueue(records))
         self._points = _points_for(readers, resource, function)
@@ -98,6 +100,11 @@ class Pipeline:
         """Return the tracer that must make a SERVER span when it begins; None where a stand-in will do."""
         is_theirs = _others(in_charge("traces")) is not None
         return self.tracer() if is_theirs or self._needs_live_spans else None
+
+    def tell_open_spans(self, trace_id: int, since_ns: int, at_ns: int) -> None:
+        """Queue the open spans of a trace that began since then, as timed out at that time; both since the epoch."""
+        if self._span_queue is not None:
+            self._span_queue.tell_open(trace_id, since_ns, at_ns)
 
     def drop(self, signal: Signal, reason: str, items: int) -> None:
         """Count items that were lost before they came here."""

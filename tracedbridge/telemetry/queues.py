@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from copy import copy
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from opentelemetry import context as context_api
 from opentelemetry.sdk._logs import LogRecordProcessor, ReadableLogRecord
 from opentelemetry.sdk.metrics.export import MetricReader, MetricsData
-from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.trace import Status, StatusCode
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import Span
 
     from tracedbridge.telemetry.export import Sink
     from tracedbridge.telemetry.points import Points
@@ -25,12 +28,45 @@ class SpanQueue(SpanProcessor):
     def __init__(self, sinks: list[Sink]) -> None:
         """Feed these sinks."""
         self._sinks = sinks
+        # By span id; and those of them that were told already, as timed out.
+        # Weak: a span that its app forgets to end is forgotten, as without us.
+        self._open: WeakValueDictionary[int, Span] = WeakValueDictionary()
+        self._told: set[int] = set()
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Note that it is open."""
+        del parent_context
+        self._open[span.context.span_id] = span
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue the span."""
-        if span.context is not None and span.context.trace_flags.sampled:
+        if span.context is None:
+            return
+        self._open.pop(span.context.span_id, None)
+        if self._told and span.context.span_id in self._told:
+            self._told.discard(span.context.span_id)
+        elif span.context.trace_flags.sampled:
             for sink in self._sinks:
                 sink.put(span)
+
+    def tell_open(self, trace_id: int, since_ns: int, at_ns: int) -> None:
+        """
+        Queue the open spans of a trace as they are, timed out at ``at_ns``; their true end is not told any more.
+
+        The spans themselves are left alone: the app goes on with them.
+        """
+        for span in list(self._open.values()):
+            if span.context.trace_id != trace_id or (span.start_time or 0) < since_ns:
+                continue
+            self._told.add(span.context.span_id)
+            timed_out = ReadableSpan(
+                span.name, span.context, span.parent, span.resource,
+                {**(span.attributes or {}), "error.type": "DeadlineError"}, span.events, span.links, span.kind,
+                status=Status(StatusCode.ERROR, "its invocation has timed out"), start_time=span.start_time,
+                end_time=at_ns, instrumentation_scope=span.instrumentation_scope,
+            )  # fmt: skip
+            for sink in self._sinks:
+                sink.put(timed_out)
 
 
 class LogQueue(LogRecordProcessor):

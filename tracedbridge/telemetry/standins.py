@@ -454,9 +454,11 @@ class StandInSpan(trace_api.Span):
 
     def _do(self, method: str, *args: Any) -> None:
         with self._lock:
+            if self.end_time is not None:
+                return
             if self._real is not None:
                 getattr(self._real, method)(*args)
-            elif self.end_time is None and len(self._calls) < _MOST_OPERATIONS:
+            elif len(self._calls) < _MOST_OPERATIONS:
                 self._calls.append((method, args))
 
 

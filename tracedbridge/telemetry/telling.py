@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tracedbridge.telemetry.middleware import Middleware
     from tracedbridge.telemetry.points import Points
     from tracedbridge.telemetry.records import LogFacts
+    from tracedbridge.telemetry.stalls import Stall
     from tracedbridge.telemetry.story import Story
     from tracedbridge.telemetry.watch import Watch
 
@@ -103,6 +104,11 @@ class Teller:
                 self._measure(watch, metrics, status, error_type)
         self._write_line(watch, status, error_type)
 
+    def tell_open_spans(self, watch: Watch) -> None:
+        """Export what the app's open spans of an invocation are now: they may never end."""
+        if self.pipeline is not None and watch.ids is not None:
+            self.pipeline.tell_open_spans(watch.ids.trace_id, watch.begun_wall_ns, watch.ended_wall_ns)
+
     def tell_failure(self, story: Story, error: BaseException) -> None:
         """Tell a cold start that ended in an error."""
         told = ColdStartStory(story)
@@ -161,7 +167,10 @@ class Teller:
             moved: Span = watch.span if tracer is watch.tracer else _moved(watch.span, tracer, watch.parent)
             return moved
         if isinstance(watch.span, StandInSpan):
-            return watch.span.replay(tracer, lambda tracer: self._start_span(watch, tracer))
+            span = watch.span.replay(tracer, lambda tracer: self._start_span(watch, tracer))
+            # What is done to it from now on comes too late.
+            watch.span.end_time = watch.ended_wall_ns
+            return span
         if watch.span is not None:
             # Not sampled, which is all there is to it.
             unsampled: Span = watch.span
@@ -190,8 +199,13 @@ class Teller:
                 attributes["http.response.status_code"] = status
             if watch.response is not None:
                 attributes.update(self.captured.of_response(watch.response.fields))
-            if watch.error is not None:
+            if watch.error is not None and not watch.stacks:
                 show(span, watch.error, ended_wall_ns)
+            for stack in watch.stacks:
+                told = {"tracedbridge.stack.name": stack.name, "tracedbridge.stack": stack.text}
+                span.add_event(stack.kind, told, ended_wall_ns)
+            if watch.stall is not None:
+                self._show_stall(span, watch.stall, attributes, ended_wall_ns)
             if error_type is not None:
                 attributes["error.type"] = error_type
                 span.set_status(Status(StatusCode.ERROR, None if watch.error is None else message_of(watch.error)))
@@ -199,6 +213,11 @@ class Teller:
         if watch.story is not None:
             self._draw_cold_start(watch, watch.story, span, pipeline)
         span.end(ended_wall_ns)
+
+    def _show_stall(self, span: Span, stall: Stall, attributes: dict[str, Any], at_ns: int) -> None:
+        if stall.took_ns >= self._middleware.settings.stall_ms * 1e6:
+            attributes["tracedbridge.loop_stall_ms"] = round(stall.took_ns / 1e6, 3)
+            span.add_event("event loop stalled", {"tracedbridge.stack": stall.stack}, at_ns)
 
     def _draw_cold_start(self, watch: Watch, story: Story, span: Span, pipeline: Pipeline) -> None:
         tracer, told = pipeline.tracer(), ColdStartStory(story)
@@ -227,8 +246,10 @@ class Teller:
             values.append(("faas.errors", 1, {**_TRIGGER, "error.type": error_type}))
         else:
             values.append(("faas.invocations", 1, _TRIGGER))
-        if watch.deadline_ns is not None:
-            values.append(("tracedbridge.time_left", max(watch.deadline_ns - watch.ended_ns, 0) / 1e9, _TRIGGER))
+        if (end_by_ns := watch.end_by_ns) is not None:
+            values.append(("tracedbridge.time_left", max(end_by_ns - watch.ended_ns, 0) / 1e9, _TRIGGER))
+        if watch.stall is not None:
+            values.append(("tracedbridge.loop_stall", watch.stall.took_ns / 1e9, _TRIGGER))
         if request is not None:
             attributes: dict[str, Any] = {
                 "http.request.method": method_of(request, self._middleware.known_methods),
@@ -265,6 +286,11 @@ class Teller:
             fields["bytes_out"] = len(response.body)
         fields["duration_ms"] = round((watch.ended_ns - watch.begun_ns) / 1e6, 3)
         fields["cpu_ms"] = round(watch.cpu_s * 1e3, 3)
+        fields["memory_mb"] = round(watch.peak_bytes / 1e6, 1)
+        if (end_by_ns := watch.end_by_ns) is not None:
+            fields["time_left_ms"] = round((end_by_ns - watch.ended_ns) / 1e6, 3)
+        if watch.stall is not None:
+            fields["loop_stall_ms"] = round(watch.stall.took_ns / 1e6, 3)
         fields["cold_start"] = watch.story is not None
         if watch.story is not None:
             fields |= (watch.told or ColdStartStory(watch.story)).log_fields()
@@ -274,7 +300,7 @@ class Teller:
             fields["error"] = type_of(error) if error is not None else error_type
         if error is not None:
             fields["error_message"] = message_of(error)
-            if not isinstance(error, BadRequestError):
+            if not isinstance(error, BadRequestError) and not watch.stacks:
                 # What any server writes to its log; nobody else does for an app that is called by us.
                 fields["exception"] = stacktrace_of(error)
         if watch.notes:

@@ -6,18 +6,24 @@ import os
 import resource
 import sys
 import time
+from copy import copy
 from typing import TYPE_CHECKING, Any, Self
 
+from tracedbridge.errors import DeadlineError
 from tracedbridge.messages import Invocation
 from tracedbridge.telemetry.current import Ids, running
 from tracedbridge.telemetry.guard import harmless
 from tracedbridge.telemetry.route import asgi_route, wsgi_route
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import Sequence
     from types import TracebackType
 
     from tracedbridge.messages import Request
     from tracedbridge.telemetry.middleware import Middleware
+    from tracedbridge.telemetry.stacks import Stack
+    from tracedbridge.telemetry.stalls import Pulse, Stall
     from tracedbridge.telemetry.story import Story
 
 __all__ = ("Watch",)
@@ -50,6 +56,17 @@ class Watch(Invocation):
     context: Any = None
     link: Any = None
     attached: Any = None
+    # When it is to be told although it still runs, CLOCK_MONOTONIC; when its platform ends it.
+    alarm_ns: int | None = None
+    platform_deadline_ns: int | None = None
+    # The loop that its app runs on, what is felt of it, and the longest that it stood still.
+    loop: AbstractEventLoop | None = None
+    pulse: Pulse | None = None
+    stall: Stall | None = None
+    # What all threads and tasks did when its time was nearly over.
+    stacks: Sequence[Stack] = ()
+    # It was told before its end.
+    is_told = False
     # While it is told: its cold start, and the context with the span of that.
     told: Any = None
     cold_context: Any = None
@@ -82,6 +99,14 @@ class Watch(Invocation):
         self._open(request)
         return self.request
 
+    def runs_on(self, loop: AbstractEventLoop) -> None:
+        """Begin to feel the loop's pulse."""
+        self._feel(loop)
+
+    def alarm(self, stacks: list[Stack]) -> None:
+        """Tell it now, on the watchdog's thread: its time is nearly over, and the app still runs."""
+        self._middleware.alarmed(self, stacks)
+
     def response_started(self) -> None:
         """Note the time, and the route where it can be read only now."""
         if not self.started_ns:
@@ -98,7 +123,8 @@ class Watch(Invocation):
             self.failed(error)
             self.escaped = True
         self._leave(ended_ns)
-        self._middleware.ended(self)
+        if not self.is_told:
+            self._middleware.ended(self)
 
     @property
     def ended_wall_ns(self) -> int:
@@ -121,6 +147,30 @@ class Watch(Invocation):
         self.id = middleware.platform.invocation_id(request, self._platform_context) or os.urandom(16).hex()
         middleware.open(self, request)
         self._bound = middleware.bind(self)
+        middleware.guard(self, self._platform_context)
+
+    @harmless
+    def _feel(self, loop: AbstractEventLoop) -> None:
+        self.loop = loop
+        self._middleware.feel(self, loop)
+
+    def snapshot(self, stacks: Sequence[Stack]) -> Watch:
+        """Return what is known of it now, as if it ended now, for lack of time."""
+        copied = copy(self)
+        copied.ended_ns = time.monotonic_ns()
+        copied.cpu_s = time.process_time() - self._begun_cpu_s
+        copied.peak_bytes = _peak_memory_bytes()
+        copied.timed_out = True
+        copied.stacks = stacks
+        left_ms = ((self.end_by_ns or copied.ended_ns) - copied.ended_ns) / 1e6
+        copied.error = DeadlineError(f"the app still runs, and its time is over in {left_ms:.0f} ms")
+        return copied
+
+    @property
+    def end_by_ns(self) -> int | None:
+        """When it must be over, by the platform's word or ours; CLOCK_MONOTONIC."""
+        known = [each for each in (self.deadline_ns, self.platform_deadline_ns) if each is not None]
+        return min(known, default=None)
 
     @harmless
     def _read_wsgi_route(self, environ: dict[str, Any]) -> None:
@@ -128,6 +178,12 @@ class Watch(Invocation):
 
     @harmless
     def _leave(self, ended_ns: int) -> None:
+        if self.pulse is not None:
+            self.stall = self.pulse.end()
+        if self.pulse is not None or self.alarm_ns is not None:
+            # It waits for an alarm that is under way.
+            self._middleware.unguard(self)
+            self.pulse = self.loop = None
         self.ended_ns = ended_ns
         self.cpu_s = time.process_time() - self._begun_cpu_s
         self.peak_bytes = _peak_memory_bytes()
