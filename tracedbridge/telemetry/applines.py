@@ -7,14 +7,12 @@ when the last one closes. `tracedbridge.telemetry.structlines` does the same for
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from typing import TYPE_CHECKING, Any
 
 from tracedbridge.telemetry.current import context_now, ids_now, invocation_now
-from tracedbridge.telemetry.failures import message_of, type_of
-from tracedbridge.telemetry.records import LogFacts
-from tracedbridge.telemetry.stdout import Stdout, is_terminal, serialize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
@@ -24,9 +22,6 @@ if TYPE_CHECKING:
 __all__ = ("plain", "unwatch", "watch")
 
 _LEVELS = ((50, "critical"), (40, "error"), (30, "warning"), (20, "info"), (0, "debug"))
-
-# Of every LogRecord; what else is on one came by `extra=`, or from us.
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 # Of the exporters themselves: a line of theirs must not become a record that they fail to export.
 _OWN_LOGGERS = ("opentelemetry.", "urllib3.", "tracedbridge.telemetry")
@@ -86,6 +81,10 @@ def _call_handlers_noted(logger: logging.Logger, record: logging.LogRecord) -> N
 
 def _note(record: logging.LogRecord) -> None:
     """Put the ids on a record of stdlib logging and send a copy; never raise."""
+    # Not before the app logs something: where it does not, its cold start does not wait for these.
+    from tracedbridge.telemetry.failures import message_of, type_of
+    from tracedbridge.telemetry.records import LogFacts
+
     try:
         if (ids := ids_now()) is not None:
             for name, value in ids.fields().items():
@@ -96,7 +95,7 @@ def _note(record: logging.LogRecord) -> None:
         if taker is None or record.name.startswith(_OWN_LOGGERS):
             return
         attributes: dict[str, Any] = {"logger": record.name}
-        attributes.update((key, plain(value)) for key, value in vars(record).items() if key not in _STANDARD)
+        attributes.update((key, plain(value)) for key, value in vars(record).items() if key not in _standard())
         if record.exc_info and record.exc_info[1] is not None:
             attributes["exception.type"] = type_of(record.exc_info[1])
             attributes["exception.message"] = message_of(record.exc_info[1])
@@ -106,6 +105,12 @@ def _note(record: logging.LogRecord) -> None:
         taker.log(LogFacts(int(record.created * 1e9), level, body, attributes, context_now()))
     except Exception:  # noqa: BLE001 - a line that we cannot read is still the app's to write
         return
+
+
+@functools.cache
+def _standard() -> frozenset[str]:
+    """Return what every LogRecord has; what else is on one came by `extra=`, or from us."""
+    return frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def plain(value: Any) -> str | bool | int | float:
@@ -118,23 +123,26 @@ class _Structured(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._stdout = Stdout()
 
     def emit(self, record: logging.LogRecord) -> None:
+        from tracedbridge.telemetry.stdout import Stdout
+
         try:
-            self._stdout.msg(self._line(record))
+            Stdout().msg(self._line(record))
         except Exception:  # noqa: BLE001 - as every handler: logging's own way to tell
             self.handleError(record)
 
     def _line(self, record: logging.LogRecord) -> str:
         level = record.levelname.lower()
         # First: an extra field named like one of ours must not take its place.
-        event: MutableMapping[str, Any] = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        event: MutableMapping[str, Any] = {key: value for key, value in vars(record).items() if key not in _standard()}
         event.update({"event": record.getMessage(), "level": level, "logger": record.name})
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         event["timestamp"] = f"{seconds}.{int(record.msecs):03d}Z"
         if record.exc_info and record.exc_info[0] is not None:
             event["exception"] = logging.Formatter().formatException(record.exc_info)
+        from tracedbridge.telemetry.stdout import is_terminal, serialize
+
         if not is_terminal():
             return serialize(event)
         # For people, who can wait for its import.

@@ -47,28 +47,11 @@ class Awaiting:
             find = getattr(finder, "find_spec", None)
             spec: ModuleSpec | None = None if finder is self or find is None else find(name, path, target)
             if spec is not None:
-                self._listen(name, spec.loader)
+                if hasattr(spec.loader, "exec_module"):
+                    loader: Any = _Listening(spec.loader, name, self._arrived)
+                    spec.loader = loader
                 return spec
         return None
-
-    def _listen(self, name: str, loader: Any) -> None:
-        execute = getattr(loader, "exec_module", None)
-        if execute is None:
-            return
-
-        def executed(module: ModuleType) -> None:
-            try:
-                # Put back first: a second import after a failed one comes by here again.
-                del loader.exec_module
-            finally:
-                execute(module)
-            self._arrived(name)
-
-        try:
-            loader.exec_module = executed
-        except AttributeError:
-            # A loader that cannot be changed: the app's import goes first, and nobody is told.
-            return
 
     def _arrived(self, name: str) -> None:
         tell = self._told.pop(name, None)
@@ -76,3 +59,27 @@ class Awaiting:
             sys.meta_path.remove(self)
         if tell is not None:
             tell()
+
+
+class _Listening:
+    """Stands before the loader of one module, until that has been executed; a loader may serve many."""
+
+    def __init__(self, loader: Any, name: str, tell: Callable[[str], None]) -> None:
+        self._loader = loader
+        self._name = name
+        self._tell = tell
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        module: ModuleType | None = self._loader.create_module(spec)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        # The module sees its own loader, and so does whoever asks for it later.
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        self._tell(self._name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)

@@ -74,6 +74,9 @@ class Outbox:
     def forget(self) -> None:
         """Begin anew with nothing, in a process that was forked or restored: the other one has what waited."""
         self._waiting.clear()
+        # A thread of before ends, if there is one: it finds nothing to do.
+        self._closing.set()
+        self._wake.set()
         self._begin()
 
     def close(self) -> None:

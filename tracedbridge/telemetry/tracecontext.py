@@ -22,6 +22,8 @@ __all__ = ("PROPAGATORS", "ids_for", "propagators", "random_ids", "with_headers"
 # What we know without the API; an app that asks for others has it loaded.
 PROPAGATORS = frozenset(("tracecontext", "baggage"))
 _HEX = frozenset("0123456789abcdef")
+# The API's propagator's own.
+_MAX_LENGTH = 512
 
 
 def propagators() -> frozenset[str]:
@@ -60,15 +62,16 @@ def ids_for(request: Request, worth: Parent, sampling: Sampling, trace_id: int |
         trace_id, flags = parent.trace_id, parent.flags & RANDOM
         is_sampled = sampling(trace_id, bool(parent.flags & SAMPLED))
     ids = Ids(trace_id, span_id, flags | (SAMPLED if is_sampled else 0))
-    if "tracecontext" not in known:
-        return ids, request
-    replaced = {"traceparent"}
-    if parent is None:
-        # The state belongs to the caller's trace, and its baggage only where nothing of the caller's counts.
-        replaced.add("tracestate")
-        if worth == "ignore" and "baggage" in known:
-            replaced.add("baggage")
-    ours = [("traceparent", f"00-{ids.trace_id:032x}-{ids.span_id:016x}-{ids.flags:02x}")]
+    replaced: set[str] = set()
+    ours: Headers = []
+    if "tracecontext" in known:
+        replaced.add("traceparent")
+        ours = [("traceparent", f"00-{ids.trace_id:032x}-{ids.span_id:016x}-{ids.flags:02x}")]
+        if parent is None:
+            # The state belongs to the caller's trace.
+            replaced.add("tracestate")
+    if worth == "ignore" and "baggage" in known:
+        replaced.add("baggage")
     return ids, with_headers(request, frozenset(replaced), ours)
 
 
@@ -85,6 +88,8 @@ def with_headers(request: Request, replaced: frozenset[str], ours: Headers) -> R
 
 
 def _parsed(header: str) -> Ids | None:
+    if len(header) > _MAX_LENGTH:
+        return None
     version, *parts = header.strip(" \t").split("-", 4)
     if len(parts) < 3 or not _is_hex(version, 2) or version == "ff" or (version == "00" and len(parts) > 3):
         return None

@@ -6,7 +6,6 @@ import os
 import resource
 import sys
 import time
-from copy import copy
 from typing import TYPE_CHECKING, Any, Self
 
 from tracedbridge.errors import DeadlineError
@@ -156,6 +155,9 @@ class Watch(Invocation):
 
     def snapshot(self, stacks: Sequence[Stack]) -> Watch:
         """Return what is known of it now, as if it ended now, for lack of time."""
+        # Not before it is needed: this module is loaded in every cold start.
+        from copy import copy
+
         copied = copy(self)
         copied.ended_ns = time.monotonic_ns()
         copied.cpu_s = time.process_time() - self._begun_cpu_s
