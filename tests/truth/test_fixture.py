@@ -116,7 +116,9 @@ def test_lifespan(runs: list[Run]) -> None:
 def test_nobody_else_is_blamed(runs: list[Run]) -> None:
     """No import but those that slept has a self time above the bound."""
     slow = [{node["name"] for node in run.notes["imports"] if node["self_ns"] / 1e6 > BOUND_MS} for run in runs]
-    assert set.intersection(*slow) == {"orchard", "orchard.trees", "orchard.pests", "orchard.harvest"}
+    # Asyncio's, for which the dynamic linker loads OpenSSL: it is that slow.
+    found = set.intersection(*slow) - {"_ssl"}
+    assert found == {"orchard", "orchard.trees", "orchard.pests", "orchard.harvest"}
 
 
 def test_the_phases_in_the_spans(runs: list[Run]) -> None:
