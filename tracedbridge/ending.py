@@ -39,7 +39,18 @@ def forget(bridge: Bridge) -> None:
         _give_sigterm_back()
 
 
-def _before_threads_end(work: Callable[[], None]) -> None:
+def _before_threads_end(close: Callable[[], None]) -> None:
+    def work() -> None:
+        # Telemetry may be loaded only now, and with it what registers itself there, as executors do, and is refused.
+        if (place := vars(threading)).get("_register_atexit") is not register:
+            close()
+            return
+        place["_register_atexit"] = atexit.register
+        try:
+            close()
+        finally:
+            place["_register_atexit"] = register
+
     # At `atexit` executors are closed already, so that a shutdown with asyncio.to_thread() fails, and 3.12
     # starts no threads any more.
     register = getattr(threading, "_register_atexit", atexit.register)
@@ -47,7 +58,7 @@ def _before_threads_end(work: Callable[[], None]) -> None:
         register(work)
     except RuntimeError:
         # The interpreter is ending already.
-        atexit.register(work)
+        atexit.register(close)
 
 
 def _close_all() -> None:

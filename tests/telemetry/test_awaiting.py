@@ -348,10 +348,10 @@ def test_import_hooks(comes: str, tmp_path: Path, told: Told) -> None:
     put(tmp_path, "awaited_two")
     hook = Following()
     if comes == "before":
-        sys.meta_path.insert(0, hook)  # type: ignore[arg-type]  # as above
+        sys.meta_path.insert(0, hook)
     awaiting = Awaiting(told.by("awaited_one", "awaited_two"))
     if comes == "after":
-        sys.meta_path.insert(0, hook)  # type: ignore[arg-type]  # as above
+        sys.meta_path.insert(0, hook)
     for name in ("awaited_one", "awaited_two"):
         bounded(lambda name=name: importlib.import_module(name))  # type: ignore[misc]  # a default in a lambda
     assert hook.loaded == told.names == ["awaited_one", "awaited_two"]
@@ -369,7 +369,9 @@ def test_a_finder_without_find_spec(tmp_path: Path, told: Told) -> None:
 
 def test_is_being_imported(tmp_path: Path) -> None:
     """A module is being imported from its first line to its last one."""
-    put(tmp_path, "awaited_one", "from tracedbridge.telemetry.awaiting import is_being_imported as f; now = f(__name__)")
+    put(
+        tmp_path, "awaited_one", "from tracedbridge.telemetry.awaiting import is_being_imported as f; now = f(__name__)"
+    )
     assert not is_being_imported("awaited_one")
     assert importlib.import_module("awaited_one").now is True
     assert not is_being_imported("awaited_one")

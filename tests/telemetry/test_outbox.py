@@ -175,7 +175,7 @@ def threads_of_ours() -> list[threading.Thread]:
 
 def test_what_comes_meanwhile(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is added while the thread works is worked for next, though nobody wakes it."""
-    work, nested = worker.work, []
+    work, nested = worker.work, list[bool]()
 
     def working() -> None:
         work()
@@ -219,7 +219,7 @@ def test_close_while_idle(has_thread: bool, worker: Worker) -> None:
 def test_close_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Close waits for work that is under way, but not for ever."""
     monkeypatch.setattr(outbox, "_LONGEST_S", 0.2)
-    done, go, begun = [], threading.Event(), threading.Event()
+    done, go, begun = list[bool](), threading.Event(), threading.Event()
 
     def work() -> None:
         box.take()

@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import pytest
 from opentelemetry.context import Context
@@ -59,7 +60,8 @@ def decided_by_sdk(sampler: sdk.Sampler, trace_id: int, parent: tuple[int, bool]
         flags, is_remote = parent
         remote = SpanContext(trace_id, 1, is_remote, TraceFlags(flags))
         context = set_span_in_context(NonRecordingSpan(remote), context)
-    return sampler.should_sample(context, trace_id, "GET").decision.is_sampled()
+    decision: Any = sampler.should_sample(context, trace_id, "GET").decision
+    return bool(decision.is_sampled())
 
 
 @pytest.mark.parametrize("argument", ARGUMENTS, ids=repr)

@@ -216,7 +216,9 @@ def check_told(started: Started, received: Received, invocations: int) -> None:
     assert telemetry_ms < 60_000
 
 
-@pytest.mark.parametrize("asked", [{"FLUSH": "before"}, {"START": "eager"}, {"START": "eager", "FLUSH": "after"}], ids=str)
+@pytest.mark.parametrize(
+    "asked", [{"FLUSH": "before"}, {"START": "eager"}, {"START": "eager", "FLUSH": "after"}], ids=str
+)
 @pytest.mark.parametrize("app", KINDS)
 def test_eager(app: str, asked: dict[str, str], received: Received, tmp_path: Path) -> None:
     """Who wants it has the SDK loaded before the app, and sees in the cold start how long that took."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -289,7 +290,7 @@ def test_what_hangs_in_await(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Where the loop is free, the tasks' stacks say what they wait for; the deadline is the setting's or the context's."""
+    """Where the loop is free the tasks' stacks say what they wait for, whoever set the deadline."""
     if by == "setting":
         monkeypatch.setenv("TRACEDBRIDGE_DEADLINE_MS", str(DEADLINE_MS))
     invoked = Invoked(received)
@@ -339,7 +340,7 @@ def test_of_two_at_once(kind: Kind, received: Received, capsys: pytest.CaptureFi
     assert child_of(by_status["error"], received.span("query of slow"))
     assert child_of(by_status["unset"], received.span("query of calm"))
     assert (received.span("query of slow").status, received.span("query of calm").status) == ("error", "unset")
-    assert by_status["unset"].events == ()
+    assert stacks(by_status["unset"]) == ""
     lines = {line["span_id"]: line for line in invocation_lines(capsys.readouterr().out)}
     assert len(lines) == 3
     assert lines[by_status["error"].span_id]["timed_out"] is True
@@ -370,6 +371,44 @@ def test_the_deadline_itself(
     assert 0 < line["time_left_ms"] <= 500
     assert received.counts("faas.timeouts", "faas.trigger") == {("http",): 1}
     assert len(received.logs) == 1
+
+
+@pytest.mark.parametrize("flush", ["before", "auto", "after"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_alarm_against_the_end(
+    kind: Kind, flush: str, received: Received, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However an alarm and the end of its invocation race, it is told once, as one of both."""
+    monkeypatch.setenv("TRACEDBRIDGE_FLUSH", flush)
+    monkeypatch.setenv("TRACEDBRIDGE_TIMEOUT_MARGIN_MS", str(DEADLINE_MS - 3))
+    chance = random.Random(4)
+
+    def handle(headers: Pairs) -> str:
+        with tracer.start_as_current_span("query"):
+            until_ns = time.monotonic_ns() + int(chance.uniform(1.5e6, 4.5e6))
+            while time.monotonic_ns() < until_ns:
+                time.sleep(0)
+        return "ok"
+
+    with create_bridge(app_around(kind, handle)) as bridge:
+        for _ in range(60):
+            assert call(bridge, Context(DEADLINE_MS)).body == b"ok"
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    servers = received.servers()
+    queries = [span for span in received.spans if span.name == "query"]
+    for spans in (servers, queries):
+        assert len({span.span_id for span in spans}) == len(spans) == 60
+    assert {query.parent_id for query in queries} == {server.span_id for server in servers}
+    timed_out = {span.span_id for span in servers if span.status == "error"}
+    lines = invocation_lines(printed.out)
+    assert sorted(line["span_id"] for line in lines) == sorted(span.span_id for span in servers)
+    assert {line["span_id"] for line in lines if "timed_out" in line} == timed_out
+    # As the seed has it some are late; on a slow machine it may be all of them.
+    assert timed_out
+    counts = [received.counts(f"faas.{name}", "faas.trigger") for name in ("timeouts", "invocations")]
+    assert counts[0] == {("http",): len(timed_out)}
+    assert counts[1].get(("http",), 0) == 60 - len(timed_out)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -491,7 +530,7 @@ def test_the_first_invocation_of_a_process(flush: str, received: Received, tmp_p
         "DeadlineError",
         True,
     )
-    assert 'in app\n    time.sleep(0.05)' in stacks(told, "thread")
+    assert "in app\n    time.sleep(0.05)" in stacks(told, "thread")
     assert child_of(told, received.span("cold start"))
     (line,) = invocation_lines(done.stdout)
     assert (line["timed_out"], line["cold_start"]) == (True, True)
@@ -557,7 +596,9 @@ def test_a_stall(
     points = received.histogram("tracedbridge.loop_stall")
     # The stalled one, and the one after it.
     assert sum(point.count for point in points) == 2
-    assert sum(point.sum or 0 for point in points) * 1e3 == pytest.approx(stall_ms + lines[-1]["loop_stall_ms"], abs=0.01)
+    assert sum(point.sum or 0 for point in points) * 1e3 == pytest.approx(
+        stall_ms + lines[-1]["loop_stall_ms"], abs=0.01
+    )
 
 
 def test_no_stall(received: Received, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -589,7 +630,7 @@ def test_kinds_without_a_loop(kind: Kind, received: Received, capsys: pytest.Cap
 
 
 _HEALTH = """
-import time
+import resource, time
 
 def app(environ, start_response):
     path = environ["PATH_INFO"]
@@ -600,7 +641,8 @@ def app(environ, start_response):
     elif path == "/sleep":
         time.sleep(0.3)
     elif path == "/allocate":
-        held = b"x" * 150_000_000
+        # More than ever; an exec'd process begins with the peak of the one that forked it.
+        held = b"x" * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + 50_000_000)
         del held
     start_response("200 OK", [])
     return [b"ok"]
@@ -608,7 +650,7 @@ def app(environ, start_response):
 
 
 def test_health(received: Received, tmp_path: Path) -> None:
-    """Each invocation tells its CPU time, the process's peak of memory and the time left, in its line and as metrics."""
+    """Each invocation tells its CPU time, the peak of memory and the time left, in its line and as metrics."""
     paths = ["/", "/", "/spin", "/sleep", "/allocate", "/"]
     ran = run_function(
         tmp_path,
@@ -621,10 +663,10 @@ def test_health(received: Received, tmp_path: Path) -> None:
     assert ran.stderr == ""
     _, quiet, spun, slept, allocated, last = lines = ran.lines
     assert [line["path"] for line in lines] == paths
-    assert 200 <= spun["cpu_ms"]
+    assert spun["cpu_ms"] >= 200
     assert slept["duration_ms"] >= 300
     assert slept["cpu_ms"] < 150
-    assert allocated["memory_mb"] >= quiet["memory_mb"] + 100
+    assert allocated["memory_mb"] >= quiet["memory_mb"] + 50
     assert slept["memory_mb"] < allocated["memory_mb"] == last["memory_mb"]
     for line in lines:
         assert line["cpu_ms"] >= 0

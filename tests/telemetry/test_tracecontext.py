@@ -58,7 +58,7 @@ TRACEPARENTS: dict[str, str | list[str] | None] = {
     "underscores": f"00-{TRACE[:15]}_{TRACE[16:]}-{SPAN}-01",
     "a sign": f"00-+{TRACE[1:]}-{SPAN}-01",
     "a prefix": f"00-0x{TRACE[2:]}-{SPAN}-01",
-    "digits of another script": f"00-{'\u0663' * 32}-{SPAN}-01",
+    "digits of another script": f"00-{TRACE[1:]}\u0663-{SPAN}-01",
     "no hex": f"00-{TRACE[1:]}g-{SPAN}-01",
     "blanks within": f"00 -{TRACE}-{SPAN}-01",
     "other separators": GOOD.replace("-", "_"),
@@ -82,7 +82,18 @@ def request_of(headers: Headers, *, is_laid_out: bool = False) -> Request:
     if is_laid_out:
         layout, values = Layout(tuple(name for name, _ in headers)), [value for _, value in headers]
     return Request(
-        "GET", "/", "", None if is_laid_out else list(headers), b"", "http", "localhost", 80, None, "1.1", layout, values
+        "GET",
+        "/",
+        "",
+        None if is_laid_out else list(headers),
+        b"",
+        "http",
+        "localhost",
+        80,
+        None,
+        "1.1",
+        layout,
+        values,
     )
 
 

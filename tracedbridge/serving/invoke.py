@@ -59,6 +59,7 @@ def _answer(events: list[bytes], answers: BinaryIO) -> bool:
         answers.write(json.dumps(answer).encode() + b"\n")
         # At once: whatever comes next, this answer has been given. And a fork of the app must not write it again.
         answers.flush()
+        vc_handler.settle()
     return False
 
 

@@ -60,7 +60,8 @@ class Outbox:
     @property
     def is_full(self) -> bool:
         """Whether more wait than should."""
-        return len(self._waiting) >= _MOST or self._bytes >= _MOST_BYTES
+        # A single one may be as large as its platform allows.
+        return len(self._waiting) >= _MOST or (self._bytes >= _MOST_BYTES and len(self._waiting) > 1)
 
     def hand_over(self) -> bool:
         """Have the thread see to what waits; False if there is no thread, and there can be none."""
