@@ -25,7 +25,7 @@ LAYERS = (
     ("answers", "kinds", "untraced"),
     ("messages", "settings", "boot"),
     ("imports", "origins"),
-    ("errors", "headers", "refusal", "children"),
+    ("errors", "headers", "refusal", "children", "inline"),
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 TELEMETRY_LIBRARIES = ("opentelemetry", "structlog", "google", "grpc", "requests")

@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from tracedbridge.bridge import Bridge
@@ -47,7 +48,8 @@ def _before_threads_end(close: Callable[[], None]) -> None:
             return
         place["_register_atexit"] = atexit.register
         try:
-            close()
+            with _threads_or_none():
+                close()
         finally:
             place["_register_atexit"] = register
 
@@ -59,6 +61,24 @@ def _before_threads_end(close: Callable[[], None]) -> None:
     except RuntimeError:
         # The interpreter is ending already.
         atexit.register(close)
+
+
+@contextmanager
+def _threads_or_none() -> Iterator[None]:
+    """Where no thread can be started any more, have executors do without: the SDK uses one while it is imported."""
+    from tracedbridge.inline import Inline, can_start_threads
+
+    if can_start_threads():
+        yield
+        return
+    from concurrent import futures
+
+    threaded = futures.ThreadPoolExecutor
+    setattr(futures, "ThreadPoolExecutor", Inline)  # noqa: B010 - to mypy a class is no variable
+    try:
+        yield
+    finally:
+        setattr(futures, "ThreadPoolExecutor", threaded)  # noqa: B010 - as above
 
 
 def _close_all() -> None:

@@ -168,6 +168,9 @@ def test_the_first_response(app: str, mode: dict[str, str], received: Received, 
     assert "tracedbridge.telemetry.middleware" in started.at_answer
     assert late_of(started.at_answer) == set()
     check_told(started, received, 1)
+    if app == "logging":
+        # Its line has waited, too, and knows where it belongs.
+        assert received.log("sold out").span_id == received.server().span_id
 
 
 @pytest.mark.frameworks
@@ -210,10 +213,6 @@ def check_told(started: Started, received: Received, invocations: int) -> None:
     assert received.counts("faas.coldstarts", "tracedbridge.coldstart.kind") == {("on_demand",): 1}
     (cold,) = [span for span in received.spans if span.name == "cold start"]
     assert cold.parent_id == servers[0].span_id
-    # Nothing was loaded for us before the app was.
-    telemetry_ms = cold.attributes["tracedbridge.coldstart.telemetry_ms"]
-    assert isinstance(telemetry_ms, float)
-    assert telemetry_ms < 60_000
 
 
 @pytest.mark.parametrize(

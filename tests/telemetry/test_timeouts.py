@@ -312,8 +312,17 @@ def test_what_hangs_in_await(
     assert line["timed_out"] is True
 
 
+@pytest.mark.parametrize(
+    "caller",
+    [
+        pytest.param({}, id="in traces of their own"),
+        pytest.param({"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}, id="in one trace"),
+    ],
+)
 @pytest.mark.parametrize("kind", KINDS)
-def test_of_two_at_once(kind: Kind, received: Received, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_two_at_once(
+    kind: Kind, caller: dict[str, str], received: Received, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Of two invocations at once only the one whose time is short is told early; the other has its own end."""
     invoked = Invoked(received)
     both = threading.Barrier(2, timeout=HANG_S)
@@ -332,8 +341,8 @@ def test_of_two_at_once(kind: Kind, received: Received, capsys: pytest.CaptureFi
     with create_bridge(app_around(kind, handle)) as bridge:
         call(bridge, Context(CALM), **{"x-warm": "1"})
         with ThreadPoolExecutor(2) as pool:
-            slow = pool.submit(call, bridge, Context(DEADLINE_MS), **{"x-name": "slow"})
-            calm = pool.submit(call, bridge, Context(CALM), **{"x-name": "calm"})
+            slow = pool.submit(call, bridge, Context(DEADLINE_MS), **{"x-name": "slow", **caller})
+            calm = pool.submit(call, bridge, Context(CALM), **{"x-name": "calm", **caller})
             assert (slow.result(HANG_S).body, calm.result(HANG_S).body) == (b"slow", b"calm")
     by_status = {span.status: span for span in received.servers()[1:]}
     assert set(by_status) == {"error", "unset"}
@@ -599,6 +608,26 @@ def test_a_stall(
     assert sum(point.sum or 0 for point in points) * 1e3 == pytest.approx(
         stall_ms + lines[-1]["loop_stall_ms"], abs=0.01
     )
+
+
+def test_a_stall_after_a_timeout(received: Received, capsys: pytest.CaptureFixture[str]) -> None:
+    """A first invocation that was told early was a first one all the same: the next, without a deadline, is felt."""
+    invoked = Invoked(received)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        no_lifespan(scope)
+        if (b"x-quick", b"1") in scope["headers"]:
+            time.sleep(0.15)  # noqa: ASYNC251 - what is to be found
+        else:
+            await hanging(invoked)
+        await respond(send)
+
+    with create_bridge(app) as bridge:
+        call(bridge, Context(DEADLINE_MS))
+        call(bridge, **QUICK)
+    first, second = invocation_lines(capsys.readouterr().out)
+    assert first["timed_out"] is True
+    assert second["loop_stall_ms"] >= 150
 
 
 def test_no_stall(received: Received, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,10 @@ class Invocation:
         self.alarms: list[list[Stack]] = []
         self.alarmed = threading.Event()
         self.alarmed_on = ""
+        self.slow_since: list[int] = []
+
+    def slow(self, since_ns: int) -> None:
+        self.slow_since.append(since_ns)
 
     def alarm(self, stacks: list[Stack]) -> None:
         self.alarms.append(stacks)

@@ -7,9 +7,6 @@ Source: ASGI 3.0, HTTP & WebSocket 2.4, Lifespan 2.0.
 from __future__ import annotations
 
 import asyncio
-
-# Executors close at exit in the reverse order of import: `ending` must come after this one to come before it.
-import concurrent.futures.thread
 import contextvars
 import functools
 import threading
@@ -19,6 +16,7 @@ from urllib.parse import unquote
 
 from tracedbridge.apps.lifespan import Lifespan
 from tracedbridge.errors import AppProtocolError, DeadlineError
+from tracedbridge.inline import Inline, can_start_threads
 from tracedbridge.kinds import one_call
 from tracedbridge.messages import Response
 
@@ -99,8 +97,8 @@ class AsgiApp:
             self._stop_later_s = timeout_s
             return
         self._loop = None
-        if not _can_start_threads():
-            loop.set_default_executor(_Inline())
+        if not can_start_threads():
+            loop.set_default_executor(Inline())
         try:
             context = contextvars.copy_context()
             _off_loop(lambda: self._run(loop, self._lifespan.shutdown(timeout_s), context))
@@ -327,26 +325,6 @@ def _off_loop(work: Callable[[], None]) -> None:
     thread.join()
     if raised:
         raise raised[0]
-
-
-class _Inline(concurrent.futures.thread.ThreadPoolExecutor):
-    """Does its work at once: CPython 3.12.0 and 3.12.1 start no thread at exit, for asyncio.to_thread() neither."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
-        done: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        try:
-            done.set_result(fn(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001 - raised where the future is awaited
-            done.set_exception(error)
-        return done
-
-
-def _can_start_threads() -> bool:
-    try:
-        threading.Thread(target=int).start()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:

@@ -25,7 +25,7 @@ SAMPLED, RANDOM = 0x01, 0x02
 class Ids:
     """The ids of a span, and its trace flags."""
 
-    __slots__ = ("flags", "span_id", "trace_id")
+    __slots__ = ("_fields", "flags", "span_id", "trace_id")
 
     def __init__(self, trace_id: int, span_id: int, flags: int) -> None:
         """
@@ -37,10 +37,13 @@ class Ids:
         self.trace_id = trace_id
         self.span_id = span_id
         self.flags = flags
+        self._fields: dict[str, str] | None = None
 
     def fields(self) -> dict[str, str]:
-        """Return them as log lines have them: hex, by name."""
-        return {"trace_id": f"{self.trace_id:032x}", "span_id": f"{self.span_id:016x}"}
+        """Return them as log lines have them: hex, by name; not to be changed."""
+        if self._fields is None:
+            self._fields = {"trace_id": f"{self.trace_id:032x}", "span_id": f"{self.span_id:016x}"}
+        return self._fields
 
 
 # The invocation that this context belongs to, as long as it runs.

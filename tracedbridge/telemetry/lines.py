@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +56,14 @@ def _stamp(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mutable
     del logger, method
     seconds, rest_ns = divmod(event.pop("timestamp"), 1_000_000_000)
     # Last, where it was always.
-    event["timestamp"] = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest_ns // 1000:06d}Z"
+    event["timestamp"] = f"{_second(seconds)}.{rest_ns // 1000:06d}Z"
     return event
+
+
+@functools.lru_cache(maxsize=4)
+def _second(seconds: int) -> str:
+    # Of many lines, under load.
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def renderer() -> Any:

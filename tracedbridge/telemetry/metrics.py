@@ -101,7 +101,8 @@ INSTRUMENTS = (
                "Spans, metric points and log records that were made for export; sent, dropped or still waiting.", (),
                ("signal",)),
     Instrument("tracedbridge.loop_stall", "histogram", "s",
-               "Longest time of an invocation for which its event loop did nothing else.", _SECONDS, _INVOCATION),
+               "Longest stall of an event loop in an invocation, if longer than TRACEDBRIDGE_STALL_MS.", _SECONDS,
+               _INVOCATION),
     Instrument("tracedbridge.time_left", "histogram", "s", "Time left before the deadline when an invocation ended.",
                _SECONDS, _INVOCATION),
 )  # fmt: skip

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tracedbridge.telemetry.pipeline import Pipeline
     from tracedbridge.telemetry.records import LogFacts
     from tracedbridge.telemetry.stacks import Stack
+    from tracedbridge.telemetry.stalls import Pulse
     from tracedbridge.telemetry.standins import StandIns
     from tracedbridge.telemetry.story import ColdStartKind
     from tracedbridge.telemetry.telling import Teller
@@ -79,21 +80,30 @@ class Middleware:
         # Signals that are exported: an app sees providers where it would see some with the SDK configured.
         self.exported = [each for each in environment.SIGNALS if self.is_traced and environment.exporter_names(each)]
         self.stand_ins: StandIns | None = None
+        # Modules that need the API: looked up once, and not for each invocation.
+        self._serverspan: Any = None
+        self._attributes: Any = None
+        self._structlog_bind: Callable[..., Any] | None = None
         self._is_arriving = self._is_loading = False
-        # Log lines until there is somebody to tell them.
-        self.lines: deque[LogFacts] = deque(maxlen=environment.size("OTEL_BLRP_MAX_QUEUE_SIZE", 2048))
+        # Log lines until there is somebody to tell them, and how many found no room.
+        self.lines: deque[LogFacts] = deque()
+        self.lost_lines = 0
+        self._most_lines = environment.size("OTEL_BLRP_MAX_QUEUE_SIZE", 2048)
         self._outbox = Outbox(self._work)
         self._teller: Teller | None = None
         self._is_broken = False
         # Held while the SDK is loaded, and while somebody tells: of two threads the second finds nothing to do.
         self._arming = threading.RLock()
         self._telling = threading.RLock()
+        self.watchdog: Any = None
         # When the first response was returned, CLOCK_MONOTONIC, and what was loaded then.
         self._answered_ns = 0
         self.modules_at_answer: frozenset[str] = frozenset()
         # Of steady traffic: how many responses in a row, the end of the last, what the last flush left.
         self._row = self._unflushed = 0
         self._last_ns = self._flushed_ns = 0
+        # Whether an invocation was known to have an end.
+        self.has_deadlines = False
         # Whether the app has run a lifespan startup.
         self._has_lifespan = False
         self._begin(cold_start, self.platform.cold_start_kind(os.environ))
@@ -123,12 +133,12 @@ class Middleware:
 
             applines.watch(self)
             structlines.watch(self)
+            self._structlog_bind = sys.modules["structlog"].contextvars.bind_contextvars
             if self.is_traced:
                 self._api_arrived()
             return
         told: dict[str, Callable[[], None]] = {
             "logging": self._logging_arrived,
-            # Its last part, so that all of it is there.
             "structlog": self._structlog_arrived,
         }
         if self.is_traced:
@@ -146,6 +156,7 @@ class Middleware:
         from tracedbridge.telemetry import structlines
 
         structlines.watch(self)
+        self._structlog_bind = sys.modules["structlog"].contextvars.bind_contextvars
         if (watch := running.get()) is not None:
             self.bind(watch)
         elif self._is_loading and self.is_traced:
@@ -160,12 +171,13 @@ class Middleware:
             # One that imports another: it comes by when it is whole.
             return
         self._is_arriving = True
-        from tracedbridge.telemetry import serverspan
+        from tracedbridge.telemetry import attributes, serverspan
         from tracedbridge.telemetry.propagation import mend_no_propagation
         from tracedbridge.telemetry.standins import StandIns
 
         mend_no_propagation()
         self.stand_ins = StandIns(self.sampling, self.function, random_ids)
+        self._serverspan, self._attributes = serverspan, attributes
         if self._teller is None:
             self.stand_ins.put_in_place(self.exported)
             serverspan.catch_up(self, running.get(), self._story.boot if self._is_loading else None)
@@ -189,10 +201,8 @@ class Middleware:
         """Choose the ids of an invocation's span, and make it current where the app has loaded OpenTelemetry's API."""
         if not self.is_traced:
             return
-        if self.stand_ins is not None:
-            from tracedbridge.telemetry import serverspan
-
-            serverspan.open_span(watch, request, self, self._tracer_now())
+        if self._serverspan is not None:
+            self._serverspan.open_span(watch, request, self, self._tracer_now())
             return
         story = watch.story
         trace_id = story.boot.trace_id if story is not None and story.kind == "on_demand" else None
@@ -200,10 +210,8 @@ class Middleware:
 
     def leave(self, watch: Watch) -> None:
         """Undo what `open` did to the context."""
-        if self.stand_ins is not None:
-            from tracedbridge.telemetry import serverspan
-
-            serverspan.leave(watch)
+        if self._serverspan is not None:
+            self._serverspan.leave(watch)
 
     def bind(self, watch: Watch) -> Any:
         """
@@ -211,11 +219,10 @@ class Middleware:
 
         By structlog's own context variables, so that an app that configured structlog itself has them, too.
         """
-        structlog = sys.modules.get("structlog")
-        if structlog is None or not hasattr(structlog, "contextvars"):
+        bind = self._structlog_bind
+        if bind is None:
             return None
-        ids = {} if watch.ids is None else watch.ids.fields()
-        return structlog.contextvars.bind_contextvars(invocation_id=watch.id, **ids)
+        return bind(invocation_id=watch.id) if watch.ids is None else bind(invocation_id=watch.id, **watch.ids.fields())
 
     def unbind(self, tokens: Any) -> None:
         """Undo `bind`."""
@@ -223,10 +230,8 @@ class Middleware:
 
     def attributes_of(self, request: Request) -> Attributes:
         """Return what a request says, as attributes of its span."""
-        from tracedbridge.telemetry.attributes import request_attributes
-        from tracedbridge.telemetry.serverspan import method_of
-
-        attributes = request_attributes(request, method_of(request, self.known_methods))
+        method = self._serverspan.method_of(request, self.known_methods)
+        attributes: Attributes = self._attributes.request_attributes(request, method)
         if self._teller is not None:
             attributes.update(self._teller.captured.of_request(request))
         attributes.update(self.platform.span_attributes(os.environ, request))
@@ -241,21 +246,23 @@ class Middleware:
         if margin_ns and (end_by_ns := watch.end_by_ns) is not None:
             # Of a short time only a part: what runs that long is not late yet.
             watch.alarm_ns = end_by_ns - int(min(margin_ns, (end_by_ns - watch.begun_ns) / _MARGIN_PART))
-            _watchdog(self.settings).begin(watch)
+            if not self.has_deadlines:
+                self.has_deadlines = True
+                if self._teller is not None:
+                    self._teller.note_open_spans()
+            self.load_watchdog()
+            self.watchdog.begin(watch)
 
-    def feel(self, watch: Watch, loop: AbstractEventLoop) -> None:
-        """Have an invocation know how long its loop stands still; not before the first response, which would wait."""
-        if self._answered_ns or watch.alarm_ns is not None:
-            from tracedbridge.telemetry.stalls import pulse_of
+    def load_watchdog(self) -> None:
+        """Load who watches; after the first response, unless a deadline needs it."""
+        if self.watchdog is None:
+            self.watchdog = _watchdog(self.settings)
 
-            watch.pulse = pulse_of(loop)
-            if watch.pulse is not None:
-                watch.pulse.begin()
-            _watchdog(self.settings).begin(watch)
+    def pulse_of(self, loop: AbstractEventLoop) -> Pulse | None:
+        """Return what feels a loop, if it can be felt."""
+        from tracedbridge.telemetry.stalls import pulse_of
 
-    def unguard(self, watch: Watch) -> None:
-        """Undo `guard` and `feel`."""
-        _watchdog(self.settings).end(watch)
+        return pulse_of(loop)
 
     def alarmed(self, watch: Watch, stacks: list[Stack]) -> None:
         """Tell and export an invocation that still runs, whose time is nearly over."""
@@ -271,15 +278,28 @@ class Middleware:
         # Elsewhere: the invocation may end now, and would wait for this thread.
         threading.Thread(target=self._flush, args=(teller, watch), name="tracedbridge-alarm", daemon=True).start()
 
-    @harmless
-    def ended(self, watch: Watch) -> None:
-        """Tell an invocation, now or later."""
+    def answered(self, watch: Watch) -> None:
+        """Note the first response."""
         if not self._answered_ns:
             self._answered_ns = watch.ended_ns
             # A few microseconds, once: what the first response has waited for.
             self.modules_at_answer = frozenset(sys.modules)
+        elif self.watchdog is None:
+            self.load_watchdog()
+
+    @harmless
+    def ended(self, watch: Watch) -> None:
+        """Tell an invocation, now or later."""
+        self.answered(watch)
+        mode, teller = self.settings.flush, self._teller
+        if teller is not None and mode != "after" and self._outbox.is_empty:
+            # Nearly always where the caller waits for it anyway.
+            teller.tell(watch)
+            self._unflushed += 1
+            if self.settings.flush_timeout_ms and (mode == "before" or not self._can_wait(watch)):
+                self._flush(teller, watch)
+            return
         self._outbox.add(watch)
-        mode = self.settings.flush
         if mode == "after" and not self._outbox.is_full and self._outbox.hand_over():
             return
         if mode == "auto" and self._teller is None and not self._is_due(watch) and not self._outbox.is_full:
@@ -291,9 +311,11 @@ class Middleware:
         """Take a log line of the app."""
         if self._teller is not None:
             self._teller.log(facts)
-        elif self.is_traced:
+        elif self.is_traced and len(self.lines) < self._most_lines:
             self.lines.append(facts)
             self._take_lines()
+        else:
+            self.lost_lines += 1
 
     def _take_lines(self) -> None:
         # It may have come just now, and have taken what there was before.
@@ -405,7 +427,8 @@ class Middleware:
     def _tracer_now(self) -> Any:
         """Return the tracer that must make a SERVER span at once; None where a stand-in will do."""
         if self._teller is not None:
-            return self._teller.live_tracer()
+            # A stand-in is cheaper while the caller waits, and dearer where he waits for its telling, too.
+            return self._teller.live_tracer(always=self.settings.flush != "after")
         assert self.stand_ins is not None
         return self.stand_ins.others_tracer()
 
@@ -451,21 +474,17 @@ class Middleware:
 
     @harmless
     def _enter_boot(self, attached: list[Any]) -> None:
-        if self.is_traced and self.stand_ins is not None:
-            from tracedbridge.telemetry import serverspan
-
-            attached.append(serverspan.enter_boot(self._story.boot))
+        if self._serverspan is not None:
+            attached.append(self._serverspan.enter_boot(self._story.boot))
         if self.is_traced and "structlog" in sys.modules:
             contextvars = sys.modules["structlog"].contextvars
             attached.append(contextvars.bind_contextvars(**self._story.boot.fields()))
 
     @harmless
     def _leave_boot(self, attached: list[Any]) -> None:
-        if self.stand_ins is not None:
-            from tracedbridge.telemetry import serverspan
-
+        if self._serverspan is not None:
             has_token = bool(attached) and not isinstance(attached[0], dict)
-            serverspan.leave_boot(attached.pop(0) if has_token else None, self._story.boot)
+            self._serverspan.leave_boot(attached.pop(0) if has_token else None, self._story.boot)
         if attached:
             self.unbind(attached[0])
         elif "structlog" in sys.modules and self.is_traced:
@@ -527,6 +546,7 @@ class Middleware:
     def _start_over(self, *, forked: bool = False) -> None:
         self._outbox.forget()
         self.lines.clear()
+        self.lost_lines = 0
         self._answered_ns = self._row = self._unflushed = 0
         if self._teller is not None:
             self._teller.connect(forked=forked)

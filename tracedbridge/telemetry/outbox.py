@@ -58,6 +58,11 @@ class Outbox:
             return taken
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        return not self._waiting
+
+    @property
     def is_full(self) -> bool:
         """Whether more wait than should."""
         # A single one may be as large as its platform allows.

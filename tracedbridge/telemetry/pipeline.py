@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.trace import Tracer
 
+    from tracedbridge.telemetry.current import Ids
     from tracedbridge.telemetry.environment import Signal
     from tracedbridge.telemetry.records import LogFacts
     from tracedbridge.telemetry.standins import StandIns
@@ -101,10 +102,15 @@ class Pipeline:
         is_theirs = _others(in_charge("traces")) is not None
         return self.tracer() if is_theirs or self._needs_live_spans else None
 
-    def tell_open_spans(self, trace_id: int, since_ns: int, at_ns: int) -> None:
-        """Queue the open spans of a trace that began since then, as timed out at that time; both since the epoch."""
+    def note_open_spans(self) -> None:
+        """Know from now on which spans of ours are open, for `tell_open_spans`."""
         if self._span_queue is not None:
-            self._span_queue.tell_open(trace_id, since_ns, at_ns)
+            self._span_queue.notes_open = True
+
+    def tell_open_spans(self, ids: Ids, since_ns: int, at_ns: int) -> None:
+        """Queue the open spans of an invocation that began then, as timed out at that time; both since the epoch."""
+        if self._span_queue is not None:
+            self._span_queue.tell_open(ids, since_ns, at_ns)
 
     def drop(self, signal: Signal, reason: str, items: int) -> None:
         """Count items that were lost before they came here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from opentelemetry import context as context_api
 from opentelemetry.sdk._logs import LogRecordProcessor, ReadableLogRecord
@@ -12,10 +12,13 @@ from opentelemetry.sdk.metrics.export import MetricReader, MetricsData
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import Status, StatusCode
 
+from tracedbridge.telemetry.current import running
+
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import Span
 
+    from tracedbridge.telemetry.current import Ids
     from tracedbridge.telemetry.export import Sink
     from tracedbridge.telemetry.points import Points
 
@@ -29,34 +32,43 @@ class SpanQueue(SpanProcessor):
         """Feed these sinks."""
         self._sinks = sinks
         # By span id; and those of them that were told already, as timed out.
-        # Weak: a span that its app forgets to end is forgotten, as without us.
+        # Weak: a span that its app forgets to end is forgotten, as without us. Only once there is a use for them.
         self._open: WeakValueDictionary[int, Span] = WeakValueDictionary()
+        self._owner: WeakKeyDictionary[Span, int] = WeakKeyDictionary()
+        self.notes_open = False
         self._told: set[int] = set()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Note that it is open."""
         del parent_context
-        self._open[span.context.span_id] = span
+        if self.notes_open:
+            self._open[span.context.span_id] = span
+            if (watch := running.get()) is not None and watch.ids is not None:
+                # Two invocations may be in one trace, of one caller.
+                self._owner[span] = watch.ids.span_id
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue the span."""
         if span.context is None:
             return
-        self._open.pop(span.context.span_id, None)
+        if self.notes_open:
+            self._open.pop(span.context.span_id, None)
         if self._told and span.context.span_id in self._told:
             self._told.discard(span.context.span_id)
         elif span.context.trace_flags.sampled:
             for sink in self._sinks:
                 sink.put(span)
 
-    def tell_open(self, trace_id: int, since_ns: int, at_ns: int) -> None:
+    def tell_open(self, ids: Ids, since_ns: int, at_ns: int) -> None:
         """
-        Queue the open spans of a trace as they are, timed out at ``at_ns``; their true end is not told any more.
+        Queue the open spans of an invocation as they are, timed out at ``at_ns``; their true end is not told any more.
 
         The spans themselves are left alone: the app goes on with them.
         """
         for span in list(self._open.values()):
-            if span.context.trace_id != trace_id or (span.start_time or 0) < since_ns:
+            # None: made before the SDK was there, and replayed.
+            is_of_another = self._owner.get(span, ids.span_id) != ids.span_id
+            if is_of_another or span.context.trace_id != ids.trace_id or (span.start_time or 0) < since_ns:
                 continue
             self._told.add(span.context.span_id)
             timed_out = ReadableSpan(

@@ -60,18 +60,29 @@ class Pulse:
         # Asked for when there is a stall to look at; a note of it on each run would cost a tenth of all of this.
         return getattr(self._loop(), "_thread_id", None) or 0
 
-    def begin(self) -> None:
-        """Forget what was: an invocation begins."""
-        self._samples = _NO_SAMPLES
-        self._begun_ns = monotonic_ns()
-        self.longest_ns = self._longest_since_ns = 0
+    def begin(self, since_ns: int | None = None) -> None:
+        """
+        Forget what was: an invocation begins.
 
-    def end(self) -> Stall | None:
-        """Return the longest turn since `begin`, be it over or not; None if the loop has not turned."""
+        Args:
+            since_ns: Since when the loop is known to be at work, CLOCK_MONOTONIC; 0 if it waits, None if it does not run.
+        """
+        self._samples = _NO_SAMPLES
+        self._begun_ns = since_ns or monotonic_ns()
+        self.longest_ns = self._longest_since_ns = 0
+        if since_ns is not None and not self.busy_since_ns:
+            self.busy_since_ns = since_ns
+
+    def end_ns(self) -> int:
+        """Return how long the longest turn since `begin` took, be it over or not, in nanoseconds; or 0."""
         since_ns = self.busy_since_ns
         if since_ns:
             self.turned(since_ns, monotonic_ns())
-        if not self.longest_ns:
+        return self.longest_ns
+
+    def end(self) -> Stall | None:
+        """Return the longest turn since `begin`, be it over or not; None if the loop has not turned."""
+        if not self.end_ns():
             return None
         return Stall(self.longest_ns, self._samples.get(self._longest_since_ns, ""))
 

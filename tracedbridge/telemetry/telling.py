@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace as trace_api
@@ -55,6 +56,11 @@ class Teller:
         self.lines = Lines()
         self.connect()
 
+    def note_open_spans(self) -> None:
+        """Know from now on which spans are open, for `tell_open_spans`."""
+        if self.pipeline is not None:
+            self.pipeline.note_open_spans()
+
     def connect(self, *, forked: bool = False) -> None:
         """Set up what exports, with an instance id and connections of its own, in place of what there was."""
         middleware, before = self._middleware, self.pipeline
@@ -68,6 +74,8 @@ class Teller:
                 self.pipeline = Pipeline(
                     resource, middleware.function, middleware.settings.flush_timeout_ms, middleware.stand_ins
                 )
+            if middleware.has_deadlines:
+                self.pipeline.note_open_spans()
 
     def take_over(self) -> None:
         """Replay what was made until now, and take the log lines that wait."""
@@ -79,18 +87,26 @@ class Teller:
 
     def take_lines(self) -> None:
         """Take the log lines that wait."""
-        lines = self._middleware.lines
-        while lines and self.pipeline is not None:
-            self.pipeline.log(lines.popleft())
+        middleware = self._middleware
+        if self.pipeline is None:
+            return
+        with suppress(IndexError):
+            while True:
+                self.pipeline.log(middleware.lines.popleft())
+        lost, middleware.lost_lines = middleware.lost_lines, 0
+        if lost:
+            self.pipeline.drop("logs", "queue_full", lost)
 
     def boot_flags(self, boot: Ids) -> int:
         """Return the trace flags of the boot trace, which a sampler that only the SDK knows may have a say in."""
         sampled = self.pipeline is not None and self.pipeline.is_sampled(boot.trace_id)
         return RANDOM | (SAMPLED if sampled else 0)
 
-    def live_tracer(self) -> Tracer | None:
-        """Return the tracer that must make a SERVER span when it begins; None where a stand-in will do."""
-        return None if self.pipeline is None else self.pipeline.live_tracer()
+    def live_tracer(self, *, always: bool) -> Tracer | None:
+        """Return the tracer that is to make a SERVER span when it begins; None where a stand-in will do."""
+        if self.pipeline is None:
+            return None
+        return self.pipeline.tracer() if always else self.pipeline.live_tracer()
 
     @harmless
     def tell(self, watch: Watch) -> None:
@@ -107,7 +123,7 @@ class Teller:
     def tell_open_spans(self, watch: Watch) -> None:
         """Export what the app's open spans of an invocation are now: they may never end."""
         if self.pipeline is not None and watch.ids is not None:
-            self.pipeline.tell_open_spans(watch.ids.trace_id, watch.begun_wall_ns, watch.ended_wall_ns)
+            self.pipeline.tell_open_spans(watch.ids, watch.begun_wall_ns, watch.ended_wall_ns)
 
     def tell_failure(self, story: Story, error: BaseException) -> None:
         """Tell a cold start that ended in an error."""
@@ -248,7 +264,7 @@ class Teller:
             values.append(("faas.invocations", 1, _TRIGGER))
         if (end_by_ns := watch.end_by_ns) is not None:
             values.append(("tracedbridge.time_left", max(end_by_ns - watch.ended_ns, 0) / 1e9, _TRIGGER))
-        if watch.stall is not None:
+        if watch.stall is not None and watch.stall.took_ns >= self._middleware.settings.stall_ms * 1e6:
             values.append(("tracedbridge.loop_stall", watch.stall.took_ns / 1e9, _TRIGGER))
         if request is not None:
             attributes: dict[str, Any] = {
@@ -271,7 +287,10 @@ class Teller:
     def _write_line(self, watch: Watch, status: int | None, error_type: str | None) -> None:
         request, response, error = watch.asked, watch.response, watch.error
         fields: dict[str, Any] = {"function": self._middleware.function, "invocation_id": watch.id}
-        if self.pipeline is not None and watch.context is not None:
+        if watch.tracer is not None and watch.ids is not None:
+            fields |= watch.ids.fields()
+        elif self.pipeline is not None and watch.context is not None:
+            # A provider of the app's that is not the SDK's may have chosen other ids.
             span_context = trace_api.get_current_span(watch.context).get_span_context()
             fields["trace_id"] = f"{span_context.trace_id:032x}"
             fields["span_id"] = f"{span_context.span_id:016x}"

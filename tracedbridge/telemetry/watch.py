@@ -99,8 +99,19 @@ class Watch(Invocation):
         return self.request
 
     def runs_on(self, loop: AbstractEventLoop) -> None:
-        """Begin to feel the loop's pulse."""
-        self._feel(loop)
+        """Have the watchdog look; not before the first response, which would wait for what that needs."""
+        watchdog = self._middleware.watchdog
+        if watchdog is not None:
+            self.loop = loop
+            watchdog.begin(self)
+
+    def slow(self, since_ns: int) -> None:
+        """Begin to feel the loop's pulse, on the watchdog's thread: it has been at work since then; 0 if it waits."""
+        assert self.loop is not None
+        pulse = self._middleware.pulse_of(self.loop)
+        if pulse is not None:
+            pulse.begin(since_ns)
+            self.pulse = pulse
 
     def alarm(self, stacks: list[Stack]) -> None:
         """Tell it now, on the watchdog's thread: its time is nearly over, and the app still runs."""
@@ -122,7 +133,9 @@ class Watch(Invocation):
             self.failed(error)
             self.escaped = True
         self._leave(ended_ns)
-        if not self.is_told:
+        if self.is_told:
+            self._middleware.answered(self)
+        else:
             self._middleware.ended(self)
 
     @property
@@ -146,12 +159,8 @@ class Watch(Invocation):
         self.id = middleware.platform.invocation_id(request, self._platform_context) or os.urandom(16).hex()
         middleware.open(self, request)
         self._bound = middleware.bind(self)
-        middleware.guard(self, self._platform_context)
-
-    @harmless
-    def _feel(self, loop: AbstractEventLoop) -> None:
-        self.loop = loop
-        self._middleware.feel(self, loop)
+        if self.deadline_ns is not None or self._platform_context is not None:
+            middleware.guard(self, self._platform_context)
 
     def snapshot(self, stacks: Sequence[Stack]) -> Watch:
         """Return what is known of it now, as if it ended now, for lack of time."""
@@ -171,8 +180,10 @@ class Watch(Invocation):
     @property
     def end_by_ns(self) -> int | None:
         """When it must be over, by the platform's word or ours; CLOCK_MONOTONIC."""
-        known = [each for each in (self.deadline_ns, self.platform_deadline_ns) if each is not None]
-        return min(known, default=None)
+        ours, theirs = self.deadline_ns, self.platform_deadline_ns
+        if ours is None or theirs is None:
+            return theirs if ours is None else ours
+        return min(ours, theirs)
 
     @harmless
     def _read_wsgi_route(self, environ: dict[str, Any]) -> None:
@@ -180,11 +191,11 @@ class Watch(Invocation):
 
     @harmless
     def _leave(self, ended_ns: int) -> None:
-        if self.pulse is not None:
-            self.stall = self.pulse.end()
-        if self.pulse is not None or self.alarm_ns is not None:
+        if self.loop is not None or self.alarm_ns is not None:
             # It waits for an alarm that is under way.
-            self._middleware.unguard(self)
+            self._middleware.watchdog.end(self)
+            if self.pulse is not None:
+                self.stall = self.pulse.end()
             self.pulse = self.loop = None
         self.ended_ns = ended_ns
         self.cpu_s = time.process_time() - self._begun_cpu_s

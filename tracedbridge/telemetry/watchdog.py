@@ -57,6 +57,14 @@ class Guarded(Protocol):
     def loop(self) -> AbstractEventLoop | None:
         """Whose tasks `alarm` is to hear of."""
 
+    def slow(self, since_ns: int) -> None:
+        """
+        Begin to feel its loop, which nobody does before it has run for a while: what is quick does not pay for it.
+
+        Args:
+            since_ns: Since when the loop has been seen at work, CLOCK_MONOTONIC; 0 if it waits.
+        """
+
     def alarm(self, stacks: list[Stack]) -> None:
         """
         Do what there is to do when ``alarm_ns`` has come; called on the watchdog's thread, once at most.
@@ -96,6 +104,8 @@ class Watchdog:
         self._call.acquire()
         # Which stall had its stack taken, by pulse: busy_since_ns and how often. The thread's own.
         self._sampled: dict[Pulse, tuple[int, int]] = {}
+        # Who ran at the last look, and when his loop was at work then; the thread's own.
+        self._seen: dict[int, tuple[Guarded, int]] = {}
         self._has_told = False
 
     def begin(self, guarded: Guarded) -> None:
@@ -104,7 +114,7 @@ class Watchdog:
         self._is_quiet = False
         alarm_ns = guarded.alarm_ns
         if alarm_ns is None:
-            if guarded.pulse is None:
+            if guarded.pulse is None and guarded.loop is None:
                 return
             alarm_ns = _NEVER_NS - 1
         if alarm_ns < self._looks_ns:
@@ -208,11 +218,16 @@ class Watchdog:
 
     def _look(self, now_ns: int) -> int:
         """Do what is due; return when to look again. What it holds, it holds no longer than that."""
-        looks_ns = now_ns + min(self._stall_ns, _QUIET_NS)
+        # Twice in the time of a stall: who is seen by two looks is slow.
+        looks_ns = now_ns + min(self._stall_ns // 2, _QUIET_NS)
+        seen: dict[int, tuple[Guarded, int]] = {}
         sampled: dict[Pulse, tuple[int, int]] = {}
         for guarded in list(self._running.values()):
             try:
                 pulse = guarded.pulse
+                if pulse is None and guarded.loop is not None:
+                    self._see(guarded, now_ns, seen)
+                    pulse = guarded.pulse
                 if pulse is not None and pulse not in sampled:
                     looks_ns = min(looks_ns, self._feel(pulse, now_ns, sampled))
                 alarm_ns = guarded.alarm_ns
@@ -223,8 +238,17 @@ class Watchdog:
                         looks_ns = min(looks_ns, alarm_ns)
             except BaseException as error:  # noqa: BLE001 - whatever it is: without this thread no alarm comes at all
                 self._tell(error)
-        self._sampled = sampled
+        self._sampled, self._seen = sampled, seen
         return looks_ns
+
+    def _see(self, guarded: Guarded, now_ns: int, seen: dict[int, tuple[Guarded, int]]) -> None:
+        """Note who runs; who did so at the last look, too, is slow, and at work since then if he was seen so twice."""
+        before, since_ns = self._seen.get(id(guarded), (None, 0))
+        is_waiting = _is_waiting(getattr(guarded.loop, "_thread_id", None) or 0)
+        if before is guarded:
+            guarded.slow(0 if is_waiting else since_ns or now_ns)
+        else:
+            seen[id(guarded)] = (guarded, 0 if is_waiting else now_ns)
 
     def _feel(self, pulse: Pulse, now_ns: int, sampled: dict[Pulse, tuple[int, int]]) -> int:
         """Take a stalled loop's stack if it is time; return when to look again."""
@@ -276,6 +300,12 @@ class Watchdog:
             sys.stderr.write(f"tracedbridge: telemetry failed in an alarm: {type(error).__name__}: {error}\n")
         except Exception:  # noqa: BLE001 - no stderr, or an exception without a text: nobody is left to tell
             return
+
+
+def _is_waiting(thread_id: int) -> bool:
+    """Say whether a thread's loop waits for events."""
+    frame = sys._current_frames().get(thread_id)
+    return frame is not None and frame.f_code.co_name in ("select", "noted", "poll")
 
 
 _watchdogs: WeakSet[Watchdog] = WeakSet()
