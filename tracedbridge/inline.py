@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# The module, and not the package's lazy name for it. Executors close at exit in the reverse order of its import and what
-# registers itself after it: `ending` comes later, and so before it.
+# The module, and not the package's lazy name for it. At exit what registered itself last comes
+# first: executors do with this import, and `ending` after them.
 import concurrent.futures.thread
 import threading
 from typing import TYPE_CHECKING, Any

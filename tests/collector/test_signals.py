@@ -409,7 +409,6 @@ def _metrics(function: str, route: str | None) -> dict[str, Any]:
         "tracedbridge.coldstart.modules": ("histogram of modules", "{module}", points((kind, 1))),
         "tracedbridge.lifespan.duration": (*seconds, points(({"phase": "startup"}, 1), ({"phase": "shutdown"}, 1))),
         "tracedbridge.time_left": (*seconds, points((http, 3))),
-        "tracedbridge.loop_stall": (*seconds, points((http, 3))),
         # Of the flushes before the last one.
         "tracedbridge.export.duration": (*seconds, points(({}, 3))),
     }  # fmt: skip
@@ -430,7 +429,6 @@ def _records(function: str, route: str | None) -> list[tuple[Any, ...]]:
             "cpu_ms": "<ms>",
             "memory_mb": "<mb>",
             "time_left_ms": "<ms>",
-            "loop_stall_ms": "<ms>",
             "cold_start": number == 0,
             **more,
         }

@@ -60,7 +60,6 @@ def test_the_line(kind: Kind, received: Received, capsys: Capture) -> None:
         "duration_ms": "…",
         "cpu_ms": "…",
         "memory_mb": "…",
-        **({"loop_stall_ms": "…"} if kind == "asgi" else {}),
         "cold_start": False,
     }
     assert line["duration_ms"] == pytest.approx((span.end_ns - span.start_ns) / 1e6, abs=0.01)

@@ -60,6 +60,10 @@ FACTS = {
 }
 
 
+# In test_timeouts.py: this day has no loop that stands still.
+STALLED = {"tracedbridge.loop_stall"}
+
+
 def ok(headers: Pairs) -> str:
     """Answer anything."""
     return "ok"
@@ -110,7 +114,7 @@ def test_every_instrument_is_known() -> None:
     assert len(INSTRUMENTS) == len(FACTS)
 
 
-@pytest.mark.parametrize("name", FACTS)
+@pytest.mark.parametrize("name", sorted(set(FACTS) - STALLED))
 def test_instrument(name: str, day: Received) -> None:
     """Each instrument comes with its unit, its kind and its buckets, cumulative, from our scope."""
     metric = day.metric(name)
@@ -131,7 +135,7 @@ def test_instrument(name: str, day: Received) -> None:
             assert point.value
 
 
-@pytest.mark.parametrize("name", FACTS)
+@pytest.mark.parametrize("name", sorted(set(FACTS) - STALLED))
 def test_attributes(name: str, day: Received) -> None:
     """Each point says which function it is of, and nothing that is not declared: no ids, no paths."""
     declared = next(each for each in INSTRUMENTS if each.name == name)

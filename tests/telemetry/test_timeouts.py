@@ -602,12 +602,9 @@ def test_a_stall(
     assert all("loop_stall_ms" not in line for line in lines[: len(quick)])
     for span in (*quick, after):
         assert "event loop stalled" not in [each.name for each in span.events]
-    points = received.histogram("tracedbridge.loop_stall")
-    # The stalled one, and the one after it.
-    assert sum(point.count for point in points) == 2
-    assert sum(point.sum or 0 for point in points) * 1e3 == pytest.approx(
-        stall_ms + lines[-1]["loop_stall_ms"], abs=0.01
-    )
+    (point,) = received.histogram("tracedbridge.loop_stall")
+    assert point.count == 1
+    assert (point.sum or 0) * 1e3 == pytest.approx(stall_ms, abs=0.01)
 
 
 def test_a_stall_after_a_timeout(received: Received, capsys: pytest.CaptureFixture[str]) -> None:
@@ -617,7 +614,7 @@ def test_a_stall_after_a_timeout(received: Received, capsys: pytest.CaptureFixtu
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         no_lifespan(scope)
         if (b"x-quick", b"1") in scope["headers"]:
-            time.sleep(0.15)  # noqa: ASYNC251 - what is to be found
+            time.sleep(0.25)  # noqa: ASYNC251 - what is to be found
         else:
             await hanging(invoked)
         await respond(send)
@@ -627,7 +624,8 @@ def test_a_stall_after_a_timeout(received: Received, capsys: pytest.CaptureFixtu
         call(bridge, **QUICK)
     first, second = invocation_lines(capsys.readouterr().out)
     assert first["timed_out"] is True
-    assert second["loop_stall_ms"] >= 150
+    # Less what it took until somebody looked.
+    assert second["loop_stall_ms"] >= 100
 
 
 def test_no_stall(received: Received, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -644,7 +642,7 @@ def test_no_stall(received: Received, monkeypatch: pytest.MonkeyPatch, capsys: p
             call(bridge, Context(CALM))
     assert [span.events for span in received.servers()] == [(), ()]
     for line in invocation_lines(capsys.readouterr().out):
-        assert 0 < line["loop_stall_ms"] < 400
+        assert line.get("loop_stall_ms", 0) < 400
         assert line["duration_ms"] >= 600
 
 

@@ -467,7 +467,7 @@ def test_the_boot_trace_is_sampled_as_the_invocation(received: Received, monkeyp
     assert decisions == {0, 1}
 
 
-@pytest.mark.parametrize("hook", ["_start_span", "_end_span", "_measure", "_write_line"])
+@pytest.mark.parametrize("hook", ["begin", "_end_span", "_measure", "_write_line"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_hook_that_fails(
     kind: Kind, hook: str, received: Received, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -477,13 +477,14 @@ def test_a_hook_that_fails(
     def broken(*args: object, **kwargs: object) -> None:
         raise LookupError("a bug of ours")
 
-    monkeypatch.setattr(f"tracedbridge.telemetry.telling.Teller.{hook}", broken)
+    place, where = ("serverspan.begin", "Watch._open") if hook == "begin" else (f"telling.Teller.{hook}", "Teller.tell")
+    monkeypatch.setattr(f"tracedbridge.telemetry.{place}", broken)
     with create_bridge(app_around(kind, lambda headers: "201:made")) as bridge:
         for _ in range(3):
             told = answer(bridge(event(), None))
             assert (told.status, told.body) == (201, b"made")
     heard = [line for line in capsys.readouterr().err.splitlines() if "a bug of ours" in line]
-    assert heard == ["tracedbridge: telemetry failed in Teller.tell: LookupError: a bug of ours"]
+    assert heard == [f"tracedbridge: telemetry failed in {where}: LookupError: a bug of ours"]
 
 
 class BrokenTracer(trace.NoOpTracer):

@@ -15,11 +15,9 @@ from tracedbridge.telemetry.ids import span_context_of, start_pinned
 from tracedbridge.telemetry.importspans import ImportSpans
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from opentelemetry.trace import SpanContext, Tracer
 
-    from tracedbridge.telemetry.metrics import Metrics
+    from tracedbridge.telemetry.metrics import Labels, Metrics
     from tracedbridge.telemetry.points import Points
     from tracedbridge.telemetry.story import ColdStartKind, Story
 
@@ -105,7 +103,7 @@ class ColdStartStory:
     def measure(self, metrics: Metrics | Points, context: Context | None, error_type: str | None = None) -> None:
         """Record its metrics; ``error_type`` says what ended it, if it failed."""
         kind = {"tracedbridge.coldstart.kind": self.kind}
-        values: list[tuple[str, float, Mapping[str, Any]]] = [
+        values: list[tuple[str, float, Labels]] = [
             ("faas.coldstarts", 1, {"faas.trigger": "http", **kind}),
             ("faas.init_duration", self.duration_s(), {"faas.trigger": "http", **kind}),
             ("tracedbridge.coldstart.modules", self._record.modules, kind),

@@ -25,7 +25,7 @@ class Lines:
     def __init__(self) -> None:
         """Write to stdout."""
         self._logger = structlog.wrap_logger(
-            Stdout(), processors=[_stamp, renderer()], wrapper_class=structlog.BoundLogger,
+            Stdout(), processors=[_stamp, renderer()] if is_terminal() else [_stamped_json], wrapper_class=structlog.make_filtering_bound_logger(0),
             cache_logger_on_first_use=True,
         ).bind()  # fmt: skip
 
@@ -49,6 +49,11 @@ class Lines:
     def say(self, level: str, event: str, fields: dict[str, Any]) -> None:
         """Write one line of now."""
         self.write(level, event, fields, None)
+
+
+def _stamped_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+    """Write the time, and all as JSON; in one step, as this is done for each invocation."""
+    return serialize(_stamp(logger, method, event))
 
 
 def _stamp(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

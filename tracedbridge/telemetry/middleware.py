@@ -253,8 +253,11 @@ class Middleware:
             self.load_watchdog()
             self.watchdog.begin(watch)
 
+    @harmless
     def load_watchdog(self) -> None:
-        """Load who watches; after the first response, unless a deadline needs it."""
+        """Load who watches, if the first response was returned, which does not wait for it, or has a deadline."""
+        if not (self._answered_ns or self.has_deadlines):
+            return
         if self.watchdog is None:
             self.watchdog = _watchdog(self.settings)
 
@@ -284,13 +287,12 @@ class Middleware:
             self._answered_ns = watch.ended_ns
             # A few microseconds, once: what the first response has waited for.
             self.modules_at_answer = frozenset(sys.modules)
-        elif self.watchdog is None:
-            self.load_watchdog()
 
     @harmless
     def ended(self, watch: Watch) -> None:
         """Tell an invocation, now or later."""
-        self.answered(watch)
+        if not self._answered_ns:
+            self.answered(watch)
         mode, teller = self.settings.flush, self._teller
         if teller is not None and mode != "after" and self._outbox.is_empty:
             # Nearly always where the caller waits for it anyway.

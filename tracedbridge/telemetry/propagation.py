@@ -18,6 +18,7 @@ from tracedbridge.telemetry.tracecontext import with_headers
 if TYPE_CHECKING:
     from tracedbridge.messages import Headers, Request
     from tracedbridge.settings import Parent
+    from tracedbridge.telemetry.current import Ids
 
 __all__ = ("mend_no_propagation", "parent_of", "with_ids")
 
@@ -35,11 +36,24 @@ def parent_of(request: Request | None, worth: Parent) -> tuple[Context, trace_ap
     return context, remote if remote.is_valid else None
 
 
-def with_ids(request: Request, context: Context) -> Request:
-    """Return the request with the context's trace headers in place of the caller's; it may be the same one."""
+def with_ids(request: Request, context: Context, root: Ids | None = None) -> Request:
+    """
+    Return the request with the context's trace headers in place of the caller's; it may be the same one.
+
+    Args:
+        request: As it came.
+        context: With the span.
+        root: The span's ids, if there is nothing but that span in the context, and the span is a root.
+    """
     propagator = propagate.get_global_textmap()
+    ours: Headers
+    if root is not None and _is_w3c(propagator):
+        ids = root.fields()
+        ours = [("traceparent", f"00-{ids['trace_id']}-{ids['span_id']}-{root.flags:02x}")]
+    else:
+        ours = _injected(propagator, context)
     # Replaced, not added: frameworks that trace by themselves would read the caller's first.
-    return with_headers(request, _fields(propagator), _injected(propagator, context))
+    return with_headers(request, _fields(propagator), ours)
 
 
 def _injected(propagator: Any, context: Context) -> Headers:

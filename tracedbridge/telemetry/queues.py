@@ -43,9 +43,9 @@ class SpanQueue(SpanProcessor):
         del parent_context
         if self.notes_open:
             self._open[span.context.span_id] = span
-            if (watch := running.get()) is not None and watch.ids is not None:
-                # Two invocations may be in one trace, of one caller.
-                self._owner[span] = watch.ids.span_id
+            if (watch := running.get()) is not None:
+                # Two invocations may be in one trace, of one caller. The first span of each is its own.
+                self._owner[span] = span.context.span_id if watch.ids is None else watch.ids.span_id
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue the span."""

@@ -43,7 +43,9 @@ def open_span(watch: Watch, request: Request, middleware: Middleware, tracer: Tr
         middleware: Of the bridge.
         tracer: Makes the span at once; None is a stand-in.
     """
-    watch.parent, watch.link = parent_of(request, middleware.settings.parent)
+    watch.parent, link = parent_of(request, middleware.settings.parent)
+    if link is not None:
+        watch.link = link
     if tracer is None:
         watch.span = _stand_in(watch, middleware, method_of(request, middleware.known_methods))
     else:
@@ -53,14 +55,14 @@ def open_span(watch: Watch, request: Request, middleware: Middleware, tracer: Tr
         watch.ids = Ids(span_context.trace_id, span_context.span_id, int(span_context.trace_flags))
     watch.context = trace_api.set_span_in_context(watch.span, watch.parent)
     watch.attached = context_api.attach(watch.context)
-    watch.request = with_ids(request, watch.context)
+    # Without a parent there is nothing in the context but this span.
+    watch.request = with_ids(request, watch.context, watch.ids if not watch.parent else None)
 
 
 def leave(watch: Watch) -> None:
     """Make the span of an invocation current no more."""
     if watch.attached is not None:
         context_api.detach(watch.attached)
-        watch.attached = None
     elif watch.span is not None and trace_api.get_current_span() is watch.span:
         # Made current in the middle of it, by `catch_up`.
         context_api.attach(_EMPTY)
@@ -94,14 +96,12 @@ def leave_boot(token: Any, boot: Ids) -> None:
 
 
 def begin(watch: Watch, tracer: Tracer, middleware: Middleware, attributes: Attributes) -> Span:
-    """Start the real span of an invocation, with the ids that were chosen for it, if they were, and links."""
+    """Start the real span of an invocation, with these attributes and more, links, and its ids if they are known."""
     story = watch.story
-    told: dict[str, Any] = {
-        "faas.trigger": "http",
-        "faas.coldstart": story is not None,
-        "faas.invocation_id": watch.id,
-        **attributes,
-    }
+    told: dict[str, Any] = attributes
+    told["faas.trigger"] = "http"
+    told["faas.coldstart"] = story is not None
+    told["faas.invocation_id"] = watch.id
     links = [] if watch.link is None else [Link(watch.link)]
     begun_wall_ns, trace_id, span_id = watch.begun_wall_ns, None, None
     if story is not None:

@@ -65,7 +65,7 @@ class Pulse:
         Forget what was: an invocation begins.
 
         Args:
-            since_ns: Since when the loop is known to be at work, CLOCK_MONOTONIC; 0 if it waits, None if it does not run.
+            since_ns: Since when the loop is known to be at work, CLOCK_MONOTONIC; 0 if it waits; None: it runs not.
         """
         self._samples = _NO_SAMPLES
         self._begun_ns = since_ns or monotonic_ns()

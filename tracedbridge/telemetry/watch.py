@@ -99,7 +99,9 @@ class Watch(Invocation):
         return self.request
 
     def runs_on(self, loop: AbstractEventLoop) -> None:
-        """Have the watchdog look; not before the first response, which would wait for what that needs."""
+        """Have the watchdog look."""
+        if self._middleware.watchdog is None:
+            self._middleware.load_watchdog()
         watchdog = self._middleware.watchdog
         if watchdog is not None:
             self.loop = loop
@@ -194,17 +196,20 @@ class Watch(Invocation):
         if self.loop is not None or self.alarm_ns is not None:
             # It waits for an alarm that is under way.
             self._middleware.watchdog.end(self)
+            self.loop = None
             if self.pulse is not None:
                 self.stall = self.pulse.end()
-            self.pulse = self.loop = None
+                self.pulse = None
         self.ended_ns = ended_ns
         self.cpu_s = time.process_time() - self._begun_cpu_s
         self.peak_bytes = _peak_memory_bytes()
+        # They may hold all that the app has.
         if self.scope is not None:
-            self.route = asgi_route(self.scope)
-            # They may hold all that the app has.
+            if (route := asgi_route(self.scope)) is not None:
+                self.route = route
             self.scope = None
-        self.environ = None
+        if self.environ is not None:
+            self.environ = None
         if not self.id:
             self.id = os.urandom(16).hex()
         if self.story is not None:
@@ -215,7 +220,6 @@ class Watch(Invocation):
         if self._running is not None:
             self._middleware.leave(self)
             running.reset(self._running)
-            self._running = None
 
 
 def _peak_memory_bytes() -> int:
