@@ -25,9 +25,11 @@ class Lines:
     def __init__(self) -> None:
         """Write to stdout."""
         self._logger = structlog.wrap_logger(
-            Stdout(), processors=[_stamp, renderer()] if is_terminal() else [_stamped_json], wrapper_class=structlog.make_filtering_bound_logger(0),
+            Stdout(),
+            processors=[_stamp, renderer()] if is_terminal() else [_stamped_json],
+            wrapper_class=structlog.make_filtering_bound_logger(0),
             cache_logger_on_first_use=True,
-        ).bind()  # fmt: skip
+        ).bind()
 
     def write(
         self, level: str, event: str, fields: dict[str, Any], context: Context | None, at_ns: int | None = None
