@@ -117,7 +117,9 @@ class Sink:
             self._limit, self._batch_limit = _POINTS_LIMIT, 1
         self._most = self._batch_limit
         self._queue: deque[Any] = deque()
-        self._jobs: SimpleQueue[tuple[int, SimpleQueue[Sink]] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[int, int, SimpleQueue[Sink]] | None] = SimpleQueue()
+        # How many jobs the thread was given, and has done.
+        self._given = self._done = 0
         self._thread: threading.Thread | None = None
         # Held by whoever uses the wire.
         self._busy = threading.Lock()
@@ -197,7 +199,9 @@ class Sink:
     def start(self, deadline_ns: int, done: SimpleQueue[Sink], *, may_collect: bool) -> None:
         """Have the queue sent by the thread until then, with a word to ``done``."""
         if self._has_thread():
-            self._jobs.put((deadline_ns if may_collect else -deadline_ns, done))
+            with self._counting:
+                self._given += 1
+                self._jobs.put((self._given, deadline_ns if may_collect else -deadline_ns, done))
             return
         # CPython 3.12.0 and 3.12.1 start no thread at exit: this one waits, as long as its sockets do.
         with self._busy:
@@ -217,7 +221,11 @@ class Sink:
 
     def leave(self) -> None:
         """Give up on what is under way; its thread is free again as soon as its socket is."""
-        self._is_late = True
+        with self._counting:
+            if self._done == self._given:
+                # At the last moment: there is nothing to give up on.
+                return
+            self._is_late = True
         self.wire.abort()
         self._warn("no answer within the budget")
 
@@ -236,10 +244,12 @@ class Sink:
         # What the exporters do themselves (HTTP calls, log lines) is not the app's to see.
         context_api.attach(context_api.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
         while (job := self._jobs.get()) is not None:
-            signed_ns, done = job
+            number, signed_ns, done = job
             with self._busy:
                 self._send_all(abs(signed_ns), may_collect=signed_ns > 0)
-            self._is_late = False
+            with self._counting:
+                self._done = number
+                self._is_late = False
             done.put(self)
         with self._busy:
             self.wire.close()
