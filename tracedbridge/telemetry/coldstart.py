@@ -17,13 +17,11 @@ from tracedbridge.telemetry.ids import random_span_id, start_pinned
 from tracedbridge.telemetry.importspans import ImportSpans
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from opentelemetry.trace import Tracer
 
     from tracedbridge.boot import ColdStart
     from tracedbridge.settings import Settings
-    from tracedbridge.telemetry.metrics import Metrics
+    from tracedbridge.telemetry.metrics import Labels, Metrics
     from tracedbridge.telemetry.points import Points
 
     ColdStartKind = Literal["on_demand", "proactive", "restored"]
@@ -167,7 +165,7 @@ class ColdStartStory:
     def measure(self, metrics: Metrics | Points, context: Context | None, error_type: str | None = None) -> None:
         """Record its metrics; ``error_type`` says what ended it, if it failed."""
         kind = {"tracedbridge.coldstart.kind": self.kind}
-        values: list[tuple[str, float, Mapping[str, Any]]] = [
+        values: list[tuple[str, float, Labels]] = [
             ("faas.coldstarts", 1, {"faas.trigger": "http", **kind}),
             ("faas.init_duration", self.duration_s(), {"faas.trigger": "http", **kind}),
             ("tracedbridge.coldstart.modules", self._record.modules, kind),

@@ -44,7 +44,7 @@ class Lines:
         self._logger = structlog.wrap_logger(
             Stdout(),
             processors=[structlog.processors.TimeStamper("iso"), renderer()],
-            wrapper_class=structlog.BoundLogger,
+            wrapper_class=structlog.make_filtering_bound_logger(0),
             cache_logger_on_first_use=True,
         ).bind()
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-    from tracedbridge.telemetry.metrics import Instrument
+    from tracedbridge.telemetry.metrics import Instrument, Labels
 
     # Value, time, span id, trace id.
     _Exemplar = tuple[float, int, int, int]
@@ -91,13 +91,14 @@ class Points:
         """Take one value, as `tracedbridge.telemetry.metrics.Metrics.record` does."""
         self.record_all([(name, value, attributes or {})], context)
 
-    def record_all(self, values: list[tuple[str, float, Mapping[str, Any]]], context: Context | None) -> None:
+    def record_all(self, values: list[tuple[str, float, Labels]], context: Context | None) -> None:
         """Take values that belong together: name, value and attributes of each."""
         seen = self._exemplars_of(context)
         now_ns = time.time_ns()
         with self._lock:
             for name, value, attributes in values:
-                key = tuple(attributes.items())
+                # The few that are the same for each invocation come as keys already.
+                key = attributes if isinstance(attributes, tuple) else tuple(attributes.items())
                 sets = self._kept.get(name)
                 if sets is None:
                     sets = self._kept[name] = {}
