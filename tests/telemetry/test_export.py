@@ -8,16 +8,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 from opentelemetry import trace
 from opentelemetry._logs import get_logger
 
-from tests.support import Answer, answer, bounded, event
+from tests.support import HANG_S, Answer, answer, bounded, event
 from tests.telemetry.apps import Pairs, asgi_around
 from tests.telemetry.backends import Backend, Behaviour, Exchange, answering, dripping, in_turn, silent
 from tests.telemetry.received import Received
 from tracedbridge import Bridge, create_bridge
+from tracedbridge.telemetry.export import Sink
 from tracedbridge.telemetry.otlp import MetricRecord, NumberPoint
 
 pytestmark = pytest.mark.telemetry
@@ -366,6 +369,44 @@ def test_parallel_invocations_lose_nothing(monkeypatch: pytest.MonkeyPatch, rece
     assert len({span.span_id for span in received.spans}) == len(received.spans) == 60 + 2
     assert len(received.logs) == 60
     assert received.counts("faas.invocations") == {(): 60}
+
+
+class Done:
+    """A wire whose batches are sent as soon as they come."""
+
+    exporter = None
+    sends_at_once = is_stale = may_send_again = False
+    retry_after_s = 0.0
+    rejected = 0
+
+    def send(self, batch: list[Any], deadline_ns: int) -> None:
+        """Send it."""
+
+    def outcome(self) -> str:
+        """Return that it was."""
+        return ""
+
+    def abort(self) -> None:
+        """End nothing: nothing is under way."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def test_done_at_the_last_moment() -> None:
+    """A sink that is done just when it is left is not late: it takes part in the next flush."""
+    sink = Sink("traces", "wire", Done())
+    for _ in range(2):
+        sink.put("span")
+        assert sink.has_work()
+        done: SimpleQueue[Sink] = SimpleQueue()
+        sink.start(time.monotonic_ns() + int(HANG_S * 1e9), done, may_collect=True)
+        assert done.get(timeout=HANG_S) is sink
+        # Whose word came after the flush had stopped to wait for it.
+        sink.leave()
+    sink.end()
+    account = sink.account()
+    assert (account.produced, account.exported) == (2, 2)
 
 
 def test_quiet_at_debug(monkeypatch: pytest.MonkeyPatch, received: Received, caplog: pytest.LogCaptureFixture) -> None:
