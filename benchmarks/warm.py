@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import importlib.util
 import json
 import os
-import platform
 import selectors
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
+from conditions import conditions
 from contenders import CONTENDERS, WARM_UP_CALLS
 
 HERE = Path(__file__).resolve().parent
@@ -186,24 +184,6 @@ def table(figures: list[tuple[Row, Figures | None]]) -> str:
     return "\n".join(lines)
 
 
-def conditions(rounds: int) -> str:
-    """Return what the figures depend on."""
-    versions = []
-    for package in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            versions.append(f"{package} {version(package)}")
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False, timeout=30
-    ).stdout.strip()
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return (
-        f"`{' '.join(['python', 'benchmarks/warm.py', *sys.argv[1:]])}`, {today}, commit {commit or 'unknown'}, "
-        f"{rounds} rounds\n\n"
-        f"CPython {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} CPUs; "
-        f"{', '.join(versions)}"
-    )
-
-
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip().splitlines()[0])
@@ -222,7 +202,8 @@ def main() -> None:
             is_there = not needs or importlib.util.find_spec(needs) is not None
             figures.append((row, measured(row, arguments.rounds, sink, endpoint) if is_there else None))
             print(f"{row.subject}: {figures[-1][1]}", file=sys.stderr, flush=True)
-    shown = f"{table(figures)}\n\n{conditions(arguments.rounds)}\n"
+    measured_on = conditions("warm.py", f"{arguments.rounds} rounds", _PACKAGES)
+    shown = f"{table(figures)}\n\n{measured_on}\n"
     print(shown)
     if not arguments.only:
         RESULTS.parent.mkdir(exist_ok=True)
