@@ -20,8 +20,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from conditions import conditions
 from contenders import APIGW_EVENT, VERCEL_EVENT
-from warm import HERE, Child, conditions, running
+from warm import HERE, Child, running
 
 RESULTS = HERE / "results" / "cold.md"
 

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from backends import Backend, Fault, refused_endpoint
+from conditions import conditions
 from flushing import Reading
-from warm import HERE, Child, conditions, running
+from warm import HERE, Child, running
 
 RESULTS = HERE / "results" / "flush.md"
 

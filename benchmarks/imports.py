@@ -8,19 +8,17 @@ the ratio is the median of the pairs' ratios: what the machine does meanwhile hi
 from __future__ import annotations
 
 import argparse
-import contextlib
-import datetime
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
+
+from conditions import conditions
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "imports.md"
@@ -159,24 +157,6 @@ def table(figures: dict[Row, Figures | None]) -> str:
     return "\n".join(lines)
 
 
-def conditions(pairs: int) -> str:
-    """Return what the figures depend on."""
-    versions = []
-    for package in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            versions.append(f"{package} {version(package)}")
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False, timeout=30
-    ).stdout.strip()
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return (
-        f"`{' '.join(['python', 'benchmarks/imports.py', *sys.argv[1:]])}`, {today}, commit {commit or 'unknown'}, "
-        f"{pairs} pairs a row\n\n"
-        f"CPython {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} CPUs; "
-        f"{', '.join(versions)}"
-    )
-
-
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip().splitlines()[0])
@@ -192,7 +172,8 @@ def main() -> None:
     rows = [row for row in ROWS if not arguments.only or row.contender in arguments.only]
     there = [row for row in rows if row.needs is None or importlib.util.find_spec(row.needs) is not None]
     found = measured(there, arguments.pairs)
-    shown = f"{table({row: found.get(row) for row in rows})}\n\n{conditions(arguments.pairs)}\n"
+    measured_on = conditions("imports.py", f"{arguments.pairs} pairs a row", _PACKAGES)
+    shown = f"{table({row: found.get(row) for row in rows})}\n\n{measured_on}\n"
     print(shown)
     if not arguments.only:
         RESULTS.parent.mkdir(exist_ok=True)

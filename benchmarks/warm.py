@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import importlib.util
 import json
 import os
-import platform
 import selectors
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
+from conditions import conditions
 from contenders import CONTENDERS, WARM_UP_CALLS
 
 HERE = Path(__file__).resolve().parent
@@ -248,24 +246,6 @@ def whole_table(all_found: list[tuple[Row, Found | None]]) -> str:
     return "\n".join(lines) if len(lines) > empty else ""
 
 
-def conditions(script: str, amount: str, packages: tuple[str, ...]) -> str:
-    """Return what the figures of a script depend on."""
-    versions = []
-    for package in packages:
-        with contextlib.suppress(PackageNotFoundError):
-            versions.append(f"{package} {version(package)}")
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False, timeout=30
-    ).stdout.strip()
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return (
-        f"`{' '.join(['python', f'benchmarks/{script}', *sys.argv[1:]])}`, {today}, commit {commit or 'unknown'}, "
-        f"{amount}\n\n"
-        f"CPython {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} CPUs; "
-        f"{', '.join(versions)}"
-    )
-
-
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip().splitlines()[0])
@@ -276,16 +256,16 @@ def main() -> None:
     for row in rows:
         if row.subject.endswith("-rendered") and WARM_UP_CALLS + arguments.rounds * row.calls > _QUEUE_LIMIT:
             parser.error(f"with {arguments.rounds} rounds {row.subject} would fill its queue of {_QUEUE_LIMIT}")
-    all_found: list[tuple[Row, Found | None]] = []
+    figures: list[tuple[Row, Found | None]] = []
     with running("sink.py") as sink:
         endpoint = f"http://127.0.0.1:{sink.read()}"
         for row in rows:
             needs = CONTENDERS[row.peer].needs
             is_there = not needs or importlib.util.find_spec(needs) is not None
-            all_found.append((row, measured(row, arguments.rounds, sink, endpoint) if is_there else None))
-            print(f"{row.subject}: {all_found[-1][1]}", file=sys.stderr, flush=True)
-    about = conditions("warm.py", f"{arguments.rounds} rounds", _PACKAGES)
-    shown = f"{table(all_found)}{whole_table(all_found)}\n\n{about}\n"
+            figures.append((row, measured(row, arguments.rounds, sink, endpoint) if is_there else None))
+            print(f"{row.subject}: {figures[-1][1]}", file=sys.stderr, flush=True)
+    measured_on = conditions("warm.py", f"{arguments.rounds} rounds", _PACKAGES)
+    shown = f"{table(figures)}{whole_table(figures)}\n\n{measured_on}\n"
     print(shown)
     if not arguments.only:
         RESULTS.parent.mkdir(exist_ok=True)
