@@ -23,6 +23,7 @@ LAYERS = (
     ("telemetry",),
     ("events", "apps", "platforms", "loading"),
     ("answers", "kinds", "untraced"),
+    ("protocols",),
     ("messages", "settings", "boot"),
     ("imports", "origins"),
     ("errors", "headers", "refusal", "children", "inline"),

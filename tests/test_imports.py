@@ -746,7 +746,7 @@ def test_a_python_without_these_functions(shelf: Shelf, monkeypatch: pytest.Monk
     """Where the import system has not what is wrapped, nothing is recorded and nothing is touched."""
     shelf.put({"plain.py": ""})
     with monkeypatch.context() as patch:
-        patch.setattr(imports, "_import_system", lambda: (types.ModuleType("bootstrap"), types.ModuleType("external")))
+        patch.setattr(imports, "import_system", lambda: (types.ModuleType("bootstrap"), types.ModuleType("external")))
         recording = Recording()
         assert not recording.open()
         run("import plain")()

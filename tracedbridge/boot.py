@@ -66,9 +66,14 @@ def process_started() -> tuple[int, Beginning]:
 
 def is_young() -> bool:
     """Say whether a bridge that is made now would have the process's own cold start."""
+    return _young_start() is not None
+
+
+def _young_start() -> tuple[int, Beginning] | None:
     if _first is not None or time.monotonic_ns() - IMPORTED_NS > MAX_LOAD_NS:
-        return False
-    return IMPORTED_NS - process_started()[0] <= _MAX_AGE_NS
+        return None
+    started = process_started()
+    return started if IMPORTED_NS - started[0] <= _MAX_AGE_NS else None
 
 
 def first_of_process() -> ColdStart | None:
@@ -111,9 +116,10 @@ class ColdStart:
         self.background_tasks: int | None = None
         self.begun_ns = now_ns
         self.begins_with: Beginning = "bridge"
-        if is_young():
+        started = _young_start()
+        if started is not None:
             _first = self
-            self.begun_ns, self.begins_with = process_started()
+            self.begun_ns, self.begins_with = started
             self.mark("interpreter", IMPORTED_NS)
         self.mark(until_now, now_ns)
 

@@ -13,7 +13,8 @@ from tracedbridge.events import format_of
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from tracedbridge.messages import App, Event, Invocation, Request, Response, Telemetry
+    from tracedbridge.messages import Event, Invocation, Request, Response
+    from tracedbridge.protocols import App, Telemetry
     from tracedbridge.settings import Settings
 
 __all__ = ("Bridge",)

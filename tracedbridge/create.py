@@ -16,18 +16,25 @@ from tracedbridge.events import load_formats
 from tracedbridge.kinds import KINDS, is_handler_class, kind_of
 from tracedbridge.loading import import_app, resolve_app
 from tracedbridge.settings import Settings
-from tracedbridge.untraced import Untraced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from tracedbridge.messages import Kind, Telemetry
+    from tracedbridge.messages import Kind
+    from tracedbridge.protocols import Telemetry
 
 __all__ = ("create_bridge", "load_bridge")
 
 # The one place that reaches into telemetry/, by name: what is switched off is not imported.
 _TELEMETRY = "tracedbridge.telemetry"
+
+# How many values the frame has room for that everything below an app's load runs in. Frames are kept in chunks of
+# 16 KB, and each chunk is given back when the first frame in it returns: where the calls of an import happen to cross
+# the end of one, memory is mapped and unmapped thousands of times (a tenth of FastAPI's import). A frame too large for
+# a common chunk gets one with as much room again, whose end no import reaches.
+# Source: CPython, Python/pystate.c, push_chunk().
+_ROOM = 16_384
 
 
 def create_bridge(app: Callable[..., Any], *, kind: Kind | None = None, telemetry: bool | None = None) -> Bridge:
@@ -112,25 +119,30 @@ def _started(
     bridge = Bridge(app, telemetry, settings)
     ending.close_at_end(bridge)
     if "AWS_LAMBDA_INITIALIZATION_TYPE" in os.environ:
-        from tracedbridge.platforms.initialization import after_restore
+        from tracedbridge.platforms import after_restore
 
         after_restore(bridge.restored, os.environ)
     return bridge
 
 
-def _telemetry_of(settings: Settings, cold_start: ColdStart, app_name: str) -> Telemetry:
-    if not settings.telemetry:
-        return Untraced()
-    try:
-        made: Telemetry = import_module(_TELEMETRY).create(settings, cold_start, app_name)
-    except Exception as error:  # noqa: BLE001 - telemetry that cannot start must not keep the app from starting
-        import logging
+_started.__code__ = _started.__code__.replace(co_stacksize=_ROOM)
 
-        logging.getLogger("tracedbridge").warning(
-            "telemetry is off: it could not start: %s: %s", type(error).__name__, error
-        )
-        return Untraced()
-    return made
+
+def _telemetry_of(settings: Settings, cold_start: ColdStart, app_name: str) -> Telemetry:
+    if settings.telemetry:
+        try:
+            made: Telemetry = import_module(_TELEMETRY).create(settings, cold_start, app_name)
+        except Exception as error:  # noqa: BLE001 - telemetry that cannot start must not keep the app from starting
+            import logging
+
+            logging.getLogger("tracedbridge").warning(
+                "telemetry is off: it could not start: %s: %s", type(error).__name__, error
+            )
+        else:
+            return made
+    from tracedbridge.untraced import Untraced
+
+    return Untraced()
 
 
 def _home_of(caller: FrameType) -> str:

@@ -43,24 +43,33 @@ def forget(bridge: Bridge) -> None:
 def _before_threads_end(close: Callable[[], None]) -> None:
     def work() -> None:
         # Telemetry may be loaded only now, and with it what registers itself there, as executors do, and is refused.
-        if (place := vars(threading)).get("_register_atexit") is not register:
+        if place.get(name) is not register_before_ours:
             close()
             return
-        place["_register_atexit"] = atexit.register
+        place[name] = atexit.register
         try:
             with _threads_or_none():
                 close()
         finally:
-            place["_register_atexit"] = register
+            place[name] = register_before_ours
+
+    def register_before_ours(*args: Any, **kwargs: Any) -> None:
+        register(*args, **kwargs)
+        # Once more: what is registered last is called first, and a second close does nothing.
+        register(work)
 
     # At `atexit` executors are closed already, so that a shutdown with asyncio.to_thread() fails, and 3.12
-    # starts no threads any more.
-    register = getattr(threading, "_register_atexit", atexit.register)
+    # starts no threads any more. Executors register themselves when they are imported, which may be later than this.
+    place, name = vars(threading), "_register_atexit"
+    register = place.get(name, atexit.register)
     try:
         register(work)
     except RuntimeError:
         # The interpreter is ending already.
         atexit.register(close)
+        return
+    if name in place:
+        place[name] = register_before_ours
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ("Import", "Recording", "importing", "is_possible", "open_early", "take_early")
+__all__ = ("Import", "Recording", "import_system", "importing", "is_possible", "open_early", "take_early")
 
 # Django with everything is 1,500 modules, a notebook stack 5,000. Each entry is about 400 bytes.
 _MAX_IMPORTS = 20_000
@@ -112,7 +112,7 @@ class Recording:
         _open = self
         self.is_open = True
         self._ends_ns = None if self._for_ns is None else time.monotonic_ns() + self._for_ns
-        bootstrap, external = _import_system()
+        bootstrap, external = import_system()
         self._replace(external.SourceLoader, "source_to_code", _compiling)
         self._replace(bootstrap, "_exec", _reloading)
         self._replace(bootstrap, "_find_spec", _finding)
@@ -139,7 +139,10 @@ class Recording:
             self.dropped += 1
             return None
         self.count += 1
-        stack = self._stack()
+        try:
+            stack = self._stacks.stack
+        except AttributeError:
+            stack = self._stacks.stack = _Stack()
         each = Import(name, stack[-1] if stack else None)
         stack.append(each)
         begun_ns = each.begun_ns = time.monotonic_ns()
@@ -150,7 +153,7 @@ class Recording:
     def end(self, each: Import, error: BaseException | None) -> None:
         """Note that it has ended."""
         each.ended_ns = time.monotonic_ns()
-        stack = self._stack()
+        stack: _Stack = self._stacks.stack
         if error is None:
             stack.raised = None
         else:
@@ -174,15 +177,8 @@ class Recording:
 
     def current(self) -> Import | None:
         """Return what is being imported on this thread right now."""
-        stack = self._stack()
+        stack: _Stack | None = getattr(self._stacks, "stack", None)
         return stack[-1] if stack else None
-
-    def _stack(self) -> _Stack:
-        try:
-            stack: _Stack = self._stacks.stack
-        except AttributeError:
-            stack = self._stacks.stack = _Stack()
-        return stack
 
     def _replace(self, owner: Any, name: str, wrap: Callable[[Recording, Any], Any]) -> None:
         original = vars(owner)[name]
@@ -205,7 +201,7 @@ _early: Recording | None = None
 
 def is_possible() -> bool:
     """Say whether this Python's import system has what the recorder wraps; all of CPython 3.11 to 3.14 do."""
-    bootstrap, external = _import_system()
+    bootstrap, external = import_system()
     return all(
         callable(getattr(bootstrap, name, None)) for name in ("_find_and_load", "_find_spec", "_exec")
     ) and "source_to_code" in vars(getattr(external, "SourceLoader", object))
@@ -246,7 +242,8 @@ def importing(name: str, spec: Any) -> Iterator[None]:
     recording.end(each, None)
 
 
-def _import_system() -> tuple[Any, Any]:
+def import_system() -> tuple[Any, Any]:
+    """Return the two modules that ``import`` consists of: importlib's ``_bootstrap`` and ``_bootstrap_external``."""
     return sys.modules.get("_frozen_importlib"), sys.modules.get("_frozen_importlib_external")
 
 
@@ -276,9 +273,12 @@ def _loading(recording: Recording, original: Any) -> Any:
 def _finding(recording: Recording, original: Any) -> Any:
     def find(name: str, *args: Any, **kwargs: Any) -> Any:  # pragma: no cover - runs as another file
         each = recording.current() if recording.is_open else None
-        if each is not None and each.name != name:
+        if each is None or each.name != name:
+            # Nobody imports it: somebody only looks whether it is there.
             each = None
-        nested_ns, begun_ns = (each.nested_ns if each is not None else 0), time.monotonic_ns()
+            nested_ns = begun_ns = 0
+        else:
+            nested_ns, begun_ns = each.nested_ns, time.monotonic_ns()
         try:
             spec = original(name, *args, **kwargs)
         except BaseException as error:

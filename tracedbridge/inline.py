@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-# The module, and not the package's lazy name for it. At exit what registered itself last comes
-# first: executors do with this import, and `ending` after them.
+# The module, and not the package's lazy name for it.
 import concurrent.futures.thread
 import threading
 from typing import TYPE_CHECKING, Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 from tracedbridge.errors import AppKindError
@@ -46,6 +47,8 @@ def kind_of(app: object) -> Kind:
     """
     if is_handler_class(app):
         return "http_server"
+    if _is_plain_asgi(app):
+        return "asgi"
     if not callable(app):
         raise _refusal(app, "it cannot be called")
     _refuse_lambda_handler(app)
@@ -74,6 +77,8 @@ def kind_of(app: object) -> Kind:
 
 def one_call(app: Callable[..., Any]) -> Callable[..., Any]:
     """Return an ASGI app as one callable of three arguments; ASGI 2 apps, called twice, are wrapped."""
+    if _is_plain_asgi(app):
+        return app
     signature = _signature(app)
     if signature is None or _is_coroutine_function(app) or _takes(signature, 3) or not _takes(signature, 1):
         return app
@@ -82,6 +87,27 @@ def one_call(app: Callable[..., Any]) -> Callable[..., Any]:
         await app(scope)(receive, send)
 
     return single
+
+
+def _is_plain_asgi(app: object) -> bool:
+    """
+    Say whether ``app`` is a coroutine function of just three parameters, or an object with such a ``__call__``.
+
+    Nearly all ASGI apps are, and a cold start need not wait for their signatures.
+    """
+    call: object = app
+    bound = 0
+    if not isinstance(app, (types.FunctionType, type)):
+        call = next((vars(each)["__call__"] for each in type(app).__mro__ if "__call__" in vars(each)), None)
+        bound = 1
+    if not isinstance(call, types.FunctionType) or vars(call):
+        # What is in there may be another signature.
+        return False
+    code = call.__code__
+    has_more = code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS) or code.co_kwonlyargcount
+    names = code.co_varnames[bound : code.co_argcount]
+    is_asgi = bool(code.co_flags & inspect.CO_COROUTINE) and not has_more and len(names) == 3
+    return is_asgi and names[0].strip("_") != "event"
 
 
 def _kind_of_class(app: type, signature: inspect.Signature, takes: set[int]) -> Kind:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from tracedbridge.errors import AppImportError, AppKindError, AppNotFoundError, SelfLoadError
-from tracedbridge.imports import importing
+from tracedbridge.imports import import_system, importing
 from tracedbridge.kinds import is_handler_class, kind_of
 
 if TYPE_CHECKING:
@@ -104,20 +103,22 @@ def _import_file(name: str, place: str) -> ModuleType:
     _refuse_own_import(name, path)
     # By name first: to resolve the links of 600 files takes 8 ms.
     file_names = (os.path.basename(place), os.path.basename(path))
-    for module in list(sys.modules.values()):
-        file = getattr(module, "__file__", None)
+    for loaded in list(sys.modules.values()):
+        file = getattr(loaded, "__file__", None)
         if isinstance(file, str) and file.endswith(file_names) and os.path.realpath(file) == path:
             # Somebody has loaded it whole: a second copy would be a second app.
-            return module
+            return loaded
     folder, stem = os.path.dirname(path), os.path.basename(path).removesuffix(".py")
     _put_on_path(folder)
     # "index" for api/index.py, as it would be imported; another name where that one is taken.
     is_taken = stem in sys.modules or stem in sys.stdlib_module_names
     module_name = f"{stem} of {folder}" if is_taken else stem
-    spec = importlib.util.spec_from_file_location(module_name, path)
+    # What importlib.util offers as its own; to import that takes as long as three modules of ours.
+    bootstrap, external = import_system()
+    spec = external.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise AppNotFoundError(f"could not load app {name!r}: {path!r} is no Python file")
-    module = importlib.util.module_from_spec(spec)
+    module: ModuleType = bootstrap.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
         with importing(module_name, spec):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
     from tracedbridge.headers import Layout
 
-__all__ = ("App", "Event", "EventFormat", "Headers", "Invocation", "Kind", "Request", "Response", "Telemetry")
+__all__ = ("Event", "Headers", "Invocation", "Kind", "Request", "Response")
 
 Event = Any
 """What the platform hands over: JSON, already parsed."""
@@ -164,75 +162,3 @@ class Invocation:
         """Note the first error of this invocation."""
         if self.error is None:
             self.error = error
-
-
-class EventFormat(Protocol):
-    """One wire shape of events: a module of `tracedbridge.events`."""
-
-    def matches(self, event: Event) -> bool:
-        """Say whether the event is of this format."""
-
-    def decode(self, event: Event, context: object) -> Request:
-        """
-        Read the request in an event.
-
-        Raises:
-            EventError: The event is not of this format after all.
-            BadRequestError: The request in it is no valid HTTP request.
-        """
-
-    def encode(self, response: Response, event: Event) -> dict[str, Any]:
-        """Write a response as the platform wants it."""
-
-
-class App(Protocol):
-    """One app, called in the way of its kind: a class of `tracedbridge.apps`."""
-
-    def start(self) -> int | None:
-        """
-        Run what the app wants to run before its first request.
-
-        Returns:
-            How many tasks that has left running, or None if the app's kind, or the app, knows no such thing.
-
-        Raises:
-            StartupError: The app says that it could not start.
-        """
-
-    def call(self, request: Request, invocation: Invocation) -> Response:
-        """
-        Answer one request.
-
-        Raises:
-            AppProtocolError: The app broke the contract of its kind.
-            DeadlineError: ``invocation.deadline_ns`` passed before the app had answered.
-            BaseException: Whatever the app raised.
-        """
-
-    def stop(self, timeout_s: float) -> None:
-        """Run what the app wants to run at the end, for at most about ``timeout_s`` seconds."""
-
-
-class Telemetry(Protocol):
-    """Whoever watches the bridge; nothing that it does can change a response."""
-
-    def loading(self) -> AbstractContextManager[None]:
-        """Watch the load of the app, from before its import until it is ready."""
-
-    def wrap(self, app: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
-        """Return the app object to call, usually ``app`` itself."""
-
-    def watch(self, context: object) -> AbstractContextManager[Invocation]:
-        """Watch one invocation, from event to response."""
-
-    def settle(self) -> None:
-        """Tell and export what waits, now: the response has been taken."""
-
-    def restored(self) -> None:
-        """Begin anew: this process was just restored from a snapshot."""
-
-    def stopping(self) -> AbstractContextManager[None]:
-        """Watch the app's lifespan shutdown."""
-
-    def close(self) -> None:
-        """Send what is left, within the configured budget, and put back what was changed."""

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Literal, TypeVar
 
-__all__ = ("Flush", "Imports", "Parent", "Settings", "Start")
+    Parent = Literal["parent", "link", "ignore"]
+    """What a remote parent is worth: the parent of our span, a link on it, or nothing."""
 
-Parent = Literal["parent", "link", "ignore"]
-"""What a remote parent is worth: the parent of our span, a link on it, or nothing."""
+    Start = Literal["auto", "eager", "deferred"]
+    """When the SDK is loaded: where it must be, with the app, or after the first response."""
 
-Start = Literal["auto", "eager", "deferred"]
-"""When the SDK is loaded: where it must be, with the app, or after the first response."""
+    Flush = Literal["auto", "before", "after"]
+    """When an invocation is told and exported: as the platform allows, before its response is returned, or after it."""
 
-Flush = Literal["auto", "before", "after"]
-"""When an invocation is told and exported: as the platform allows, before its response is returned, or after it."""
+    Imports = Literal["off", "summary", "full"]
+    """What is shown of the app's imports: nothing, what took long, or each one."""
 
-Imports = Literal["off", "summary", "full"]
-"""What is shown of the app's imports: nothing, what took long, or each one."""
+    _T = TypeVar("_T")
 
-_T = TypeVar("_T")
+__all__ = ("Settings",)
 
 _SWITCH = {"on": True, "1": True, "true": True, "yes": True, "off": False, "0": False, "false": False, "no": False}
 

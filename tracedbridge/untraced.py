@@ -17,7 +17,7 @@ __all__ = ("Untraced",)
 
 
 class Untraced:
-    """The telemetry of ``TRACEDBRIDGE_TELEMETRY=off``; implements `tracedbridge.messages.Telemetry`."""
+    """The telemetry of ``TRACEDBRIDGE_TELEMETRY=off``; implements `tracedbridge.protocols.Telemetry`."""
 
     def loading(self) -> AbstractContextManager[None]:
         """Watch nothing."""

@@ -15,11 +15,11 @@ from opentelemetry import _logs, metrics, propagate, trace
 from opentelemetry import context as context_api
 from opentelemetry.util._once import Once
 
+import tracedbridge.telemetry
 from tests.support import HANG_S
 from tests.telemetry.received import Received
 from tracedbridge import boot
 from tracedbridge.serving.receiver import Receiver
-from tracedbridge.telemetry import guard
 
 # A thread of ours ends as soon as it sees that it shall; one that does not fails its test.
 _END_S = 5.0
@@ -84,7 +84,7 @@ def plain_environment(nothing_stays_changed: None, monkeypatch: pytest.MonkeyPat
     # Else the first bridge of the test run, and only that one, has the age of this process in its cold start.
     monkeypatch.setattr("tracedbridge.boot._first", boot.ColdStart())
     # Told once a process; each test is to hear it.
-    monkeypatch.setattr(guard, "_told", set())
+    monkeypatch.setattr(tracedbridge.telemetry, "_told", set())
     # In development mode it logs a warning where the machine is slow.
     monkeypatch.setattr(logging.getLogger("asyncio"), "disabled", True)
 

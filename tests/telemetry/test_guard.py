@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tracedbridge.telemetry.guard import harmless
+from tracedbridge.telemetry import harmless
 
 pytestmark = pytest.mark.telemetry
 

@@ -351,8 +351,8 @@ def test_what_fails_inside(hook: str, received: Received, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("hook", "where"),
     [
-        ("coldstart.ColdStartStory.draw_shutdown", "Middleware._stopped"),
-        ("export.Export.flush", "Middleware._flush"),
+        ("coldstart.ColdStartStory.draw_shutdown", "Desk._stopped"),
+        ("export.Export.flush", "Desk._flush"),
         ("middleware.Middleware.bind", "Watch._open"),
         ("lines.Lines.write", "Teller.tell"),
     ],

@@ -13,7 +13,8 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import sampling as sdk
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
-from tracedbridge.telemetry.sampling import SAMPLERS, Sampling
+from tracedbridge.telemetry.environment import SAMPLERS
+from tracedbridge.telemetry.tracecontext import Sampling
 
 pytestmark = pytest.mark.telemetry
 

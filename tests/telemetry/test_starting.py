@@ -20,9 +20,9 @@ from tests.telemetry.received import Received
 from tracedbridge import Bridge, create_bridge
 from tracedbridge.messages import Kind
 from tracedbridge.settings import Settings
-from tracedbridge.telemetry import middleware, outbox
+from tracedbridge.telemetry import desk, outbox
+from tracedbridge.telemetry.environment import is_eager
 from tracedbridge.telemetry.middleware import Middleware
-from tracedbridge.telemetry.starting import is_eager
 
 pytestmark = pytest.mark.telemetry
 
@@ -382,9 +382,9 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
 
 def set_traffic(monkeypatch: pytest.MonkeyPatch, *, gap_s: float, most: int, longest_s: float) -> None:
     """Say what is close, and how many, and for how long, may wait; machines are too noisy for the true ones."""
-    monkeypatch.setattr(middleware, "_STEADY_GAP_NS", int(gap_s * 1e9))
-    monkeypatch.setattr(middleware, "_STEADY_MOST", most)
-    monkeypatch.setattr(middleware, "_STEADY_LONGEST_NS", int(longest_s * 1e9))
+    monkeypatch.setattr(desk, "_STEADY_GAP_NS", int(gap_s * 1e9))
+    monkeypatch.setattr(desk, "_STEADY_MOST", most)
+    monkeypatch.setattr(desk, "_STEADY_LONGEST_NS", int(longest_s * 1e9))
 
 
 def grown(bridge: Bridge, backend: Backend, calls: int) -> list[int]:
@@ -435,7 +435,7 @@ def test_a_pause(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     with create_bridge(asgi_around(ok)) as bridge:
         counts = grown(bridge, backend, 20)
         assert counts[-1] == counts[-10]
-        monkeypatch.setattr(middleware, "_STEADY_GAP_NS", -1)
+        monkeypatch.setattr(desk, "_STEADY_GAP_NS", -1)
         call(bridge)
         assert backend.names().count("GET") == 21
         assert len(backend.seen) == counts[-1] + 1
@@ -473,6 +473,6 @@ def test_every_span_once(flush: str, backend: Backend, monkeypatch: pytest.Monke
 
 def test_limits() -> None:
     """A freeze loses at most a hundred invocations of steady traffic, of the last second."""
-    assert middleware._STEADY == 5
-    assert middleware._STEADY_MOST <= 100
-    assert middleware._STEADY_LONGEST_NS <= 1_000_000_000
+    assert desk._STEADY == 5
+    assert desk._STEADY_MOST <= 100
+    assert desk._STEADY_LONGEST_NS <= 1_000_000_000

@@ -16,9 +16,9 @@ from tracedbridge.headers import Layout
 from tracedbridge.messages import Headers, Request
 from tracedbridge.settings import Parent
 from tracedbridge.telemetry.current import RANDOM, SAMPLED, Ids
+from tracedbridge.telemetry.environment import PROPAGATORS, propagators
 from tracedbridge.telemetry.ids import span_context_of
-from tracedbridge.telemetry.sampling import Sampling
-from tracedbridge.telemetry.tracecontext import PROPAGATORS, ids_for, propagators, random_ids, with_headers
+from tracedbridge.telemetry.tracecontext import Sampling, ids_for, random_ids, with_headers
 
 pytestmark = pytest.mark.telemetry
 

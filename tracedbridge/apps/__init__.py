@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tracedbridge.messages import App, Kind
+    from tracedbridge.messages import Kind
+    from tracedbridge.protocols import App
 
 __all__ = ("APPS", "app_of")
 

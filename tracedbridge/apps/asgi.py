@@ -12,11 +12,9 @@ import functools
 import threading
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from tracedbridge.apps.lifespan import Lifespan
 from tracedbridge.errors import AppProtocolError, DeadlineError
-from tracedbridge.inline import Inline, can_start_threads
 from tracedbridge.kinds import one_call
 from tracedbridge.messages import Response
 
@@ -36,7 +34,7 @@ _CANCEL_AT_END_S = 1.0
 
 
 class AsgiApp:
-    """An ASGI app; implements `tracedbridge.messages.App`."""
+    """An ASGI app; implements `tracedbridge.protocols.App`."""
 
     def __init__(self, app: Callable[..., Any]) -> None:
         """Take an ASGI 3 or ASGI 2 app."""
@@ -97,6 +95,9 @@ class AsgiApp:
             self._stop_later_s = timeout_s
             return
         self._loop = None
+        # Only here: it loads executors, which a cold start can do without.
+        from tracedbridge.inline import Inline, can_start_threads
+
         if not can_start_threads():
             loop.set_default_executor(Inline())
         try:
@@ -356,4 +357,9 @@ def _encoded(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 
 def _decoded(raw_path: str) -> str:
-    return unquote(raw_path) if "%" in raw_path else raw_path
+    if "%" not in raw_path:
+        return raw_path
+    # Only here: few first requests have one, and the import takes two milliseconds.
+    from urllib.parse import unquote
+
+    return unquote(raw_path)

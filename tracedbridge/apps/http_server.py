@@ -28,7 +28,7 @@ _END_OF_HEAD = re.compile(rb"\n\r?\n").search
 
 
 class HttpServerApp:
-    """A handler class; implements `tracedbridge.messages.App`."""
+    """A handler class; implements `tracedbridge.protocols.App`."""
 
     def __init__(self, app: Callable[..., Any]) -> None:
         """Take a subclass of ``http.server.BaseHTTPRequestHandler``."""

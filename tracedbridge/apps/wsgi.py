@@ -33,7 +33,7 @@ _STATUS = re.compile(r"([1-9][0-9]{2})(?: [^\x00-\x1f\x7f]*)?").fullmatch
 
 
 class WsgiApp:
-    """A WSGI app; implements `tracedbridge.messages.App`."""
+    """A WSGI app; implements `tracedbridge.protocols.App`."""
 
     def __init__(self, app: Callable[..., Any]) -> None:
         """Take an app of ``(environ, start_response)``."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, cast
 from tracedbridge.errors import EventError
 
 if TYPE_CHECKING:
-    from tracedbridge.messages import Event, EventFormat
+    from tracedbridge.messages import Event
+    from tracedbridge.protocols import EventFormat
 
 __all__ = ("FORMATS", "format_of", "load_formats")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +28,7 @@ __all__ = ("decode", "encode", "matches")
 _scan: Callable[[str, int], tuple[Any, int]] = getattr(json.JSONDecoder(), "scan_once")  # noqa: B009 - typeshed lacks it
 
 _METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))
-# RFC 9112, 3.2 allows less; servers let every visible ASCII character but the fragment's pass.
-_TARGET = re.compile(r'/[!"$-~]*').fullmatch
-_DIGITS = re.compile(r"[0-9]{1,18}").fullmatch
-_AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]*))(?::([0-9]{0,5}))?").fullmatch
+_ADDRESS = frozenset("0123456789ABCDEFabcdef:.")
 
 # Headers that tell of the request itself.
 _TELLING = ("host", "x-forwarded-proto", "x-real-ip", "x-forwarded-for", "content-length")
@@ -69,7 +65,7 @@ def decode(event: Event, context: object) -> Request:
     payload, method, target, given = _payload(event)
     if method not in _METHODS and not is_token(method):
         raise BadRequestError(f"the method {_quoted(method)} is no token")
-    if not _TARGET(target) and target != "*":
+    if not _is_target(target):
         raise BadRequestError(f"the path {_quoted(target)} has characters that must be percent-encoded")
     path, _, query = target.partition("?")
     text: str = event["body"]
@@ -233,7 +229,7 @@ def _check_length(headers: Headers | None, length: str | None, told: dict[str, s
     if length is None:
         if headers is not None and "transfer-encoding" not in told:
             headers.append(("content-length", str(len(body))))
-    elif not _DIGITS(length):
+    elif not _is_number(length, 18):
         raise BadRequestError("the content-length is not a number")
     elif int(length) != len(body):
         raise BadRequestError(f"the content-length is {int(length)}, but the body has {len(body)} bytes")
@@ -245,11 +241,34 @@ def _origin(host_header: str | None, proto: str | None) -> tuple[str, str, int]:
     # Vercel's edge ends TLS and says so; an event that says nothing came from there, too.
     scheme = "http" if proto and proto.partition(",")[0].strip().lower() == "http" else "https"
     default = 80 if scheme == "http" else 443
-    parts = _AUTHORITY(host_header or "")
-    if parts is None:
-        return scheme, host_header or "localhost", default
-    port = int(parts[3]) if parts[3] else default
-    return scheme, parts[1] or parts[2] or "localhost", port if 0 < port < 65536 else default
+    host, port = _authority(host_header or "")
+    return scheme, host or "localhost", int(port) if port and 0 < int(port) < 65536 else default
+
+
+def _authority(text: str) -> tuple[str, str]:
+    """Return host and port of ``host``, ``host:port`` or ``[address]:port``; what is none of them is a host."""
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        is_host = host != "" and _ADDRESS.issuperset(host)
+    else:
+        host, colon, rest = text.partition(":")
+        rest = colon + rest
+        is_host = "[" not in host and "]" not in host
+    is_port = rest in ("", ":") or (rest[0] == ":" and _is_number(rest[1:], 5))
+    if not (is_host and is_port) or (text.startswith("[") and "]" not in text):
+        return text, ""
+    return host, rest[1:]
+
+
+def _is_target(text: str) -> bool:
+    # RFC 9112, 3.2 allows less; servers let every visible ASCII character but the fragment's pass.
+    if text[:1] != "/":
+        return text == "*"
+    return text.isascii() and text.isprintable() and " " not in text and "#" not in text
+
+
+def _is_number(text: str, most: int) -> bool:
+    return text.isdecimal() and text.isascii() and len(text) <= most
 
 
 def _quoted(text: str) -> str:

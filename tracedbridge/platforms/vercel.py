@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tracedbridge.platforms.initialization import cold_start_kind, remaining_ms
+from tracedbridge.platforms import cold_start_kind, remaining_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,6 @@ __all__ = (
     "cold_start_kind",
     "function_name",
     "invocation_id",
-    "matches",
     "remaining_ms",
     "resource_attributes",
     "span_attributes",
@@ -36,11 +35,6 @@ _RESOURCE = {
     "vercel.host": "VERCEL_URL",
     "vercel.project_id": "VERCEL_PROJECT_ID",
 }
-
-
-def matches(environ: Mapping[str, str]) -> bool:
-    """Say whether ``VERCEL`` is set."""
-    return bool(environ.get("VERCEL"))
 
 
 def function_name(environ: Mapping[str, str], app: str) -> str:

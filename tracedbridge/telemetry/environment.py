@@ -1,5 +1,5 @@
 """
-What the OTEL_* variables ask for, where the SDK does not read them itself.
+What the OTEL_* variables ask of us before the SDK is loaded; `tracedbridge.telemetry.variables` has the rest.
 
 One default differs from the specification's: without an endpoint and without a named exporter nothing is exported,
 so that a function that nobody configured makes no network call.
@@ -10,30 +10,48 @@ Source: OpenTelemetry, "Environment Variable Specification" and "OTLP Exporter C
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from typing import Literal
+
+    from tracedbridge.settings import Settings
+
+    Signal = Literal["traces", "metrics", "logs"]
 
 __all__ = (
+    "PROPAGATORS",
+    "SAMPLERS",
     "SIGNALS",
-    "Signal",
     "endpoint_override",
-    "entry_point",
     "exporter_names",
     "is_disabled",
+    "is_eager",
     "known_methods",
-    "protocol",
+    "propagators",
+    "sampler",
     "service_name",
     "size",
-    "timeout_ms",
-    "without_bad_values",
+    "value",
+    "warn",
 )
 
-Signal = Literal["traces", "metrics", "logs"]
 SIGNALS: tuple[Signal, ...] = ("traces", "metrics", "logs")
 
+# Of the SDK and the API: each names a component that only they can load.
+_COMPONENTS = (
+    "OTEL_PYTHON_CONTEXT", "OTEL_PYTHON_ID_GENERATOR", "OTEL_PYTHON_LOGGER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER",
+    "OTEL_PYTHON_TRACER_CONFIGURATOR", "OTEL_PYTHON_TRACER_PROVIDER",
+)  # fmt: skip
+
+# The specification's own.
+SAMPLERS = frozenset(
+    ("always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off",
+     "parentbased_traceidratio")
+)  # fmt: skip
+
+# What we know without the API; an app that asks for others has it loaded.
+PROPAGATORS = frozenset(("tracecontext", "baggage"))
 
 _METHODS = frozenset(
     ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
@@ -48,17 +66,17 @@ def known_methods() -> frozenset[str]:
 
 def service_name() -> str:
     """Return ``OTEL_SERVICE_NAME``, or nothing."""
-    return _value("OTEL_SERVICE_NAME")
+    return value("OTEL_SERVICE_NAME")
 
 
 def is_disabled() -> bool:
     """Say whether ``OTEL_SDK_DISABLED`` is true; anything else than "true" is false."""
-    return _value("OTEL_SDK_DISABLED").lower() == "true"
+    return value("OTEL_SDK_DISABLED").lower() == "true"
 
 
 def exporter_names(signal: Signal) -> list[str]:
     """Return the exporters of a signal, without ``none``; ``otlp`` if there is only an endpoint."""
-    named = _value(f"OTEL_{signal.upper()}_EXPORTER")
+    named = value(f"OTEL_{signal.upper()}_EXPORTER")
     if named:
         names = [name.strip().lower() for name in named.split(",") if name.strip()]
         return [name for name in dict.fromkeys(names) if name != "none"]
@@ -74,105 +92,71 @@ def endpoint_override(signal: Signal) -> str | None:
 
     Source: @vercel/otel.
     """
-    if signal != "traces" or _has_endpoint(signal) or not _value("VERCEL_OTEL_ENDPOINTS"):
+    if signal != "traces" or _has_endpoint(signal) or not value("VERCEL_OTEL_ENDPOINTS"):
         return None
-    return f"http://localhost:{_value('VERCEL_OTEL_ENDPOINTS_PORT') or '4318'}/v1/traces"
+    return f"http://localhost:{value('VERCEL_OTEL_ENDPOINTS_PORT') or '4318'}/v1/traces"
 
 
-def protocol(signal: Signal) -> str:
-    """Return ``"http/protobuf"`` or ``"grpc"``; what we cannot speak is one warning and the former."""
-    asked = _value(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL") or _value("OTEL_EXPORTER_OTLP_PROTOCOL")
-    if asked in ("", "http/protobuf") or endpoint_override(signal) is not None:
-        return "http/protobuf"
-    if asked == "grpc":
-        return "grpc"
-    _warn("OTLP protocol %r for %s is not supported: using http/protobuf", asked, signal)
-    return "http/protobuf"
+def sampler() -> str:
+    """Return what ``OTEL_TRACES_SAMPLER`` names, in lower case, or the default."""
+    return value("OTEL_TRACES_SAMPLER").lower() or "parentbased_always_on"
+
+
+def propagators() -> frozenset[str]:
+    """Return what ``OTEL_PROPAGATORS`` names; none of them is the empty set."""
+    named = value("OTEL_PROPAGATORS")
+    if not named:
+        return PROPAGATORS
+    names = frozenset(name.strip().lower() for name in named.split(",") if name.strip())
+    return frozenset() if "none" in names else names
+
+
+def is_eager(settings: Settings) -> bool:
+    """Say whether the SDK is needed before the first response; one warning where that was not asked for."""
+    if settings.start == "eager" or settings.flush == "before":
+        return True
+    reason = _sdk_reason(settings)
+    if reason and settings.start == "deferred":
+        # Not by `warn`: it is told about a variable of ours.
+        import logging
+
+        logging.getLogger("tracedbridge").warning(
+            "TRACEDBRIDGE_START=deferred is ignored: %s needs the SDK from the start", reason
+        )
+    return bool(reason)
 
 
 def size(name: str, default: int) -> int:
     """Return a positive number from the environment; what is none is one warning and the default."""
-    text = _value(name)
+    text = value(name)
     if not text:
         return default
     if text.isdecimal() and int(text) > 0:
         return int(text)
-    _warn("%s=%r is ignored: expected a positive number; using the default: %d", name, text, default)
+    warn("%s=%r is ignored: expected a positive number; using the default: %d", name, text, default)
     return default
 
 
-def timeout_ms(signal: Signal) -> float:
-    """
-    Return ``OTEL_EXPORTER_OTLP_TIMEOUT`` of a signal, in milliseconds.
-
-    The specification counts in milliseconds; the official Python exporters take the number for seconds.
-    """
-    text = _value(f"OTEL_EXPORTER_OTLP_{signal.upper()}_TIMEOUT") or _value("OTEL_EXPORTER_OTLP_TIMEOUT")
-    return float(text) if _is_duration(text) and float(text) > 0 else 10_000.0
-
-
-@contextmanager
-def without_bad_values() -> Iterator[None]:
-    """
-    Hide what means nothing while the SDK reads its variables; each is one warning.
-
-    The specification wants such a value to be as if it were not set; the SDK raises on some of them, and a function
-    would be without telemetry for a typing error.
-    """
-    bad = {name: os.environ[name] for name, is_good in _CHECKS.items() if _value(name) and not is_good(_value(name))}
-    for name, value in bad.items():
-        _warn("%s=%r is ignored: it is no value that the OpenTelemetry specification knows", name, value)
-        del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(bad)
+def _sdk_reason(settings: Settings) -> str:
+    """Return what is configured that no stand-in knows, or nothing."""
+    if settings.asgi_detail:
+        return "TRACEDBRIDGE_ASGI_DETAIL"
+    for name in _COMPONENTS:
+        if asked := value(name):
+            return f"{name}={asked}"
+    if sampler() not in SAMPLERS:
+        return f"OTEL_TRACES_SAMPLER={sampler()}"
+    if others := propagators() - PROPAGATORS:
+        return f"OTEL_PROPAGATORS={','.join(sorted(others))}"
+    for signal in SIGNALS:
+        # Those of somebody else may open a port, as Prometheus' does, or start a ticker.
+        if others := frozenset(exporter_names(signal)) - {"otlp", "console"}:
+            return f"OTEL_{signal.upper()}_EXPORTER={','.join(sorted(others))}"
+    return ""
 
 
-def entry_point(group: str, name: str) -> Any:
-    """
-    Load a component that an installed package offers.
-
-    Raises:
-        LookupError: None has that name.
-    """
-    from importlib.metadata import entry_points
-
-    for found in entry_points(group=group, name=name):
-        return found.load()
-    raise LookupError(f"no installed package offers {name!r} in {group!r}")
-
-
-def _is_duration(text: str) -> bool:
-    try:
-        return 0 <= float(text) < float("inf")
-    except ValueError:
-        return False
-
-
-def _one_of(*choices: str) -> Callable[[str], bool]:
-    return lambda text: text.lower() in choices
-
-
-_CHECKS: dict[str, Callable[[str], bool]] = {
-    **{
-        f"OTEL_{name}_LIMIT": str.isdecimal
-        for name in (
-            "ATTRIBUTE_COUNT", "ATTRIBUTE_VALUE_LENGTH", "EVENT_ATTRIBUTE_COUNT", "LINK_ATTRIBUTE_COUNT",
-            "LOGRECORD_ATTRIBUTE_COUNT", "LOGRECORD_ATTRIBUTE_VALUE_LENGTH", "SPAN_ATTRIBUTE_COUNT",
-            "SPAN_ATTRIBUTE_VALUE_LENGTH", "SPAN_EVENT_COUNT", "SPAN_LINK_COUNT",
-        )
-    },
-    **{
-        f"OTEL_EXPORTER_OTLP_{signal}{name}": is_good
-        for signal in ("", "TRACES_", "METRICS_", "LOGS_")
-        for name, is_good in (("TIMEOUT", _is_duration), ("COMPRESSION", _one_of("none", "gzip", "deflate")))
-    },
-    "OTEL_METRICS_EXEMPLAR_FILTER": _one_of("always_on", "always_off", "trace_based"),
-}  # fmt: skip
-
-
-def _warn(message: str, *args: object) -> None:
+def warn(message: str, *args: object) -> None:
+    """Tell about a variable, formatted as logging does."""
     # Only on this path: this module is loaded in cold starts, and logging costs some of them milliseconds.
     import logging
 
@@ -180,8 +164,9 @@ def _warn(message: str, *args: object) -> None:
 
 
 def _has_endpoint(signal: Signal) -> bool:
-    return bool(_value("OTEL_EXPORTER_OTLP_ENDPOINT") or _value(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"))
+    return bool(value("OTEL_EXPORTER_OTLP_ENDPOINT") or value(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"))
 
 
-def _value(name: str) -> str:
+def value(name: str) -> str:
+    """Return a variable without the blanks around it, or nothing."""
     return os.environ.get(name, "").strip()

@@ -9,16 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 
-from tracedbridge.telemetry.environment import (
-    SIGNALS,
-    endpoint_override,
-    entry_point,
-    exporter_names,
-    protocol,
-    timeout_ms,
-)
+from tracedbridge.telemetry.environment import SIGNALS, endpoint_override, exporter_names
 from tracedbridge.telemetry.export import UNSUPPORTED, Outcome, Sink
 from tracedbridge.telemetry.queues import MetricQueue
+from tracedbridge.telemetry.variables import entry_point, protocol, timeout_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,9 +1,9 @@
 """
 Watches a bridge from its load to its end; each invocation in between is a `tracedbridge.telemetry.watch.Watch`.
 
-Loaded in every cold start, and so without OpenTelemetry and structlog: here is noted what happens, and decided when it
-is told, which is `tracedbridge.telemetry.telling`. Nothing here can change a response: whatever fails in a hook is told
-on stderr, and the bridge goes on.
+Loaded in every cold start, and so without OpenTelemetry and structlog, and kept to what a first invocation needs: here
+is noted what happens; `tracedbridge.telemetry.desk` sees to what comes of it, after the response where it may. Nothing
+here can change a response: whatever fails in a hook is told on stderr, and the bridge goes on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections import deque
 from contextlib import contextmanager
 from functools import partial
@@ -19,15 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from tracedbridge.boot import ColdStart
 from tracedbridge.platforms import platform_of
-from tracedbridge.telemetry import environment
+from tracedbridge.telemetry import environment, harmless
 from tracedbridge.telemetry.awaiting import Awaiting, is_being_imported
 from tracedbridge.telemetry.current import running, start_boot, stop_boot
-from tracedbridge.telemetry.guard import harmless
 from tracedbridge.telemetry.outbox import Outbox
-from tracedbridge.telemetry.sampling import Sampling
-from tracedbridge.telemetry.starting import is_eager
 from tracedbridge.telemetry.story import Story
-from tracedbridge.telemetry.tracecontext import ids_for, random_ids
+from tracedbridge.telemetry.tracecontext import Sampling, ids_for, random_ids
 from tracedbridge.telemetry.watch import Watch
 
 if TYPE_CHECKING:
@@ -38,6 +34,7 @@ if TYPE_CHECKING:
     from tracedbridge.messages import Invocation, Kind, Request
     from tracedbridge.settings import Settings
     from tracedbridge.telemetry.attributes import Attributes
+    from tracedbridge.telemetry.desk import Desk
     from tracedbridge.telemetry.pipeline import Pipeline
     from tracedbridge.telemetry.records import LogFacts
     from tracedbridge.telemetry.stacks import Stack
@@ -52,22 +49,12 @@ __all__ = ("Middleware",)
 # The parts of OpenTelemetry's API; each can be the first that an app imports.
 _API = ("opentelemetry.trace", "opentelemetry.metrics", "opentelemetry._logs", "opentelemetry.propagate")
 
-# At close(), where nothing may be exported in a call: what waited gets the default budget, once.
-_LAST_BUDGET_MS = 500.0
-
 # The margin before a deadline is at most such a part of the time that an invocation has.
 _MARGIN_PART = 10
 
-# Traffic is steady once so many responses have followed each other this closely; then not each of them is flushed for.
-_STEADY = 5
-_STEADY_GAP_NS = 100_000_000
-# And what waits is flushed all the same after so many, or so long.
-_STEADY_MOST = 100
-_STEADY_LONGEST_NS = 1_000_000_000
-
 
 class Middleware:
-    """The telemetry of one bridge; implements `tracedbridge.messages.Telemetry`."""
+    """The telemetry of one bridge; implements `tracedbridge.protocols.Telemetry`."""
 
     def __init__(self, settings: Settings, cold_start: ColdStart, app: str) -> None:
         """Begin to watch, before the app is imported."""
@@ -89,46 +76,52 @@ class Middleware:
         self.lines: deque[LogFacts] = deque()
         self.lost_lines = 0
         self._most_lines = environment.size("OTEL_BLRP_MAX_QUEUE_SIZE", 2048)
-        self._outbox = Outbox(self._work)
-        self._teller: Teller | None = None
-        self._is_broken = False
-        # Held while the SDK is loaded, and while somebody tells: of two threads the second finds nothing to do.
-        self._arming = threading.RLock()
-        self._telling = threading.RLock()
+        self.outbox = Outbox(self.settle)
+        self._desk: Desk | None = None
+        self._making = threading.Lock()
+        # Who tells, once the SDK is loaded.
+        self.teller: Teller | None = None
         self.watchdog: Any = None
         # When the first response was returned, CLOCK_MONOTONIC, and what was loaded then.
-        self._answered_ns = 0
+        self.answered_ns = 0
         self.modules_at_answer: frozenset[str] = frozenset()
-        # Of steady traffic: how many responses in a row, the end of the last, what the last flush left.
-        self._row = self._unflushed = 0
-        self._last_ns = self._flushed_ns = 0
         # Whether an invocation was known to have an end.
         self.has_deadlines = False
         # Whether the app has run a lifespan startup.
-        self._has_lifespan = False
-        self._begin(cold_start, self.platform.cold_start_kind(os.environ))
-        self._awaiting: Awaiting | None = None
-        if is_eager(settings):
-            self._arm_now()
-        self._listen()
+        self.has_lifespan = False
+        self.begin(cold_start, self.platform.cold_start_kind(os.environ))
+        self.awaiting: Awaiting | None = None
+        if environment.is_eager(settings):
+            self.desk.arm_now()
+        self.listen()
         _all.append(self)
         _watch_forks()
 
     @property
     def pipeline(self) -> Pipeline | None:
         """What exports, once it is there."""
-        return None if self._teller is None else self._teller.pipeline
+        return None if self.teller is None else self.teller.pipeline
 
-    def _begin(self, cold_start: ColdStart, kind: ColdStartKind | None) -> None:
+    @property
+    def desk(self) -> Desk:
+        """Who sees to what was noted."""
+        if self._desk is None:
+            from tracedbridge.telemetry.desk import Desk
+
+            with self._making:
+                self._desk = self._desk or Desk(self)
+        return self._desk
+
+    def begin(self, cold_start: ColdStart, kind: ColdStartKind | None) -> None:
         """Begin to tell a cold start; the first invocation from now on owns it."""
-        self._story = Story(cold_start, self.settings, kind, sampled=self.sampling(cold_start.trace_id, None))
-        self._untold = [self._story]
+        self.story = Story(cold_start, self.settings, kind, sampled=self.sampling(cold_start.trace_id, None))
+        self.untold = [self.story]
         if self.is_traced:
-            start_boot(self._story.boot)
+            start_boot(self.story.boot)
 
-    def _listen(self) -> None:
+    def listen(self) -> None:
         """Be told when the app has loaded what we do not load ourselves."""
-        if self._teller is not None:
+        if self.teller is not None:
             from tracedbridge.telemetry import applines, structlines
 
             applines.watch(self)
@@ -143,7 +136,7 @@ class Middleware:
         }
         if self.is_traced:
             told |= {name: partial(self._api_arrived, name) for name in _API}
-        self._awaiting = Awaiting(told)
+        self.awaiting = Awaiting(told)
 
     @harmless
     def _logging_arrived(self) -> None:
@@ -160,7 +153,7 @@ class Middleware:
         if (watch := running.get()) is not None:
             self.bind(watch)
         elif self._is_loading and self.is_traced:
-            sys.modules["structlog"].contextvars.bind_contextvars(**self._story.boot.fields())
+            sys.modules["structlog"].contextvars.bind_contextvars(**self.story.boot.fields())
 
     @harmless
     def _api_arrived(self, arrived: str = "") -> None:
@@ -178,17 +171,17 @@ class Middleware:
         mend_no_propagation()
         self.stand_ins = StandIns(self.sampling, self.function, random_ids)
         self._serverspan, self._attributes = serverspan, attributes
-        if self._teller is None:
+        if self.teller is None:
             self.stand_ins.put_in_place(self.exported)
-            serverspan.catch_up(self, running.get(), self._story.boot if self._is_loading else None)
+            serverspan.catch_up(self, running.get(), self.story.boot if self._is_loading else None)
 
     def take_cold_start(self) -> Story | None:
         """Return the cold start to its first caller, None to all others; of threads that race, one gets it."""
-        if not self._untold:
+        if not self.untold:
             # Nearly always; an exception costs ten times as much.
             return None
         try:
-            return self._untold.pop()
+            return self.untold.pop()
         except IndexError:
             return None
 
@@ -232,10 +225,18 @@ class Middleware:
         """Return what a request says, as attributes of its span."""
         method = self._serverspan.method_of(request, self.known_methods)
         attributes: Attributes = self._attributes.request_attributes(request, method)
-        if self._teller is not None:
-            attributes.update(self._teller.captured.of_request(request))
+        if self.teller is not None:
+            attributes.update(self.teller.captured.of_request(request))
         attributes.update(self.platform.span_attributes(os.environ, request))
         return attributes
+
+    def _tracer_now(self) -> Any:
+        """Return the tracer that must make a SERVER span at once; None where a stand-in will do."""
+        if self.teller is not None:
+            # A stand-in is cheaper while the caller waits, and dearer where he waits for its telling, too.
+            return self.teller.live_tracer(always=self.settings.flush != "after")
+        assert self.stand_ins is not None
+        return self.stand_ins.others_tracer()
 
     def guard(self, watch: Watch, context: object) -> None:
         """Have an invocation told before its time is over."""
@@ -248,15 +249,15 @@ class Middleware:
             watch.alarm_ns = end_by_ns - int(min(margin_ns, (end_by_ns - watch.begun_ns) / _MARGIN_PART))
             if not self.has_deadlines:
                 self.has_deadlines = True
-                if self._teller is not None:
-                    self._teller.note_open_spans()
+                if self.teller is not None:
+                    self.teller.note_open_spans()
             self.load_watchdog()
             self.watchdog.begin(watch)
 
     @harmless
     def load_watchdog(self) -> None:
         """Load who watches, if the first response was returned, which does not wait for it, or has a deadline."""
-        if not (self._answered_ns or self.has_deadlines):
+        if not (self.answered_ns or self.has_deadlines):
             return
         if self.watchdog is None:
             self.watchdog = _watchdog(self.settings)
@@ -269,50 +270,35 @@ class Middleware:
 
     def alarmed(self, watch: Watch, stacks: list[Stack]) -> None:
         """Tell and export an invocation that still runs, whose time is nearly over."""
-        watch.is_told = True
-        teller = self._arm()
-        if teller is None:
-            return
-        snapshot = watch.snapshot(stacks)
-        with self._telling:
-            for each in (*self._outbox.take(), snapshot):
-                teller.tell(each)
-            teller.tell_open_spans(snapshot)
-        # Elsewhere: the invocation may end now, and would wait for this thread.
-        threading.Thread(target=self._flush, args=(teller, watch), name="tracedbridge-alarm", daemon=True).start()
+        self.desk.alarmed(watch, stacks)
 
     def answered(self, watch: Watch) -> None:
         """Note the first response."""
-        if not self._answered_ns:
-            self._answered_ns = watch.ended_ns
+        if not self.answered_ns:
+            self.answered_ns = watch.ended_ns
             # A few microseconds, once: what the first response has waited for.
             self.modules_at_answer = frozenset(sys.modules)
 
     @harmless
     def ended(self, watch: Watch) -> None:
         """Tell an invocation, now or later."""
-        if not self._answered_ns:
+        if not self.answered_ns:
             self.answered(watch)
-        mode, teller = self.settings.flush, self._teller
-        if teller is not None and mode != "after" and self._outbox.is_empty:
+        if self._desk is not None and self._desk.tell_at_once(watch):
             # Nearly always where the caller waits for it anyway.
-            teller.tell(watch)
-            self._unflushed += 1
-            if self.settings.flush_timeout_ms and (mode == "before" or not self._can_wait(watch)):
-                self._flush(teller, watch)
             return
-        self._outbox.add(watch)
-        if mode == "after" and not self._outbox.is_full and self._outbox.hand_over():
+        self.outbox.add(watch)
+        mode, is_full = self.settings.flush, self.outbox.is_full
+        if mode == "after" and not is_full and self.outbox.hand_over():
             return
-        if mode == "auto" and self._teller is None and not self._is_due(watch) and not self._outbox.is_full:
-            # Nothing may run after this response, and it is not to wait for the SDK.
-            return
-        self._work(watch)
+        # Nothing may run after the first response, and it is not to wait for the SDK.
+        if mode != "auto" or self.teller is not None or is_full or watch.begun_ns > self.answered_ns:
+            self.desk.work(watch)
 
     def log(self, facts: LogFacts) -> None:
         """Take a log line of the app."""
-        if self._teller is not None:
-            self._teller.log(facts)
+        if self.teller is not None:
+            self.teller.log(facts)
         elif self.is_traced and len(self.lines) < self._most_lines:
             self.lines.append(facts)
             self._take_lines()
@@ -321,38 +307,22 @@ class Middleware:
 
     def _take_lines(self) -> None:
         # It may have come just now, and have taken what there was before.
-        if self._teller is not None:
-            self._teller.take_lines()
+        if self.teller is not None:
+            self.teller.take_lines()
 
     def settle(self) -> None:
         """Tell and export what waits, now: the caller has taken the response."""
-        self._work(None)
+        self.desk.work(None)
 
-    @harmless
     def restored(self) -> None:
-        """
-        Begin anew after a snapshot was restored: ids, instance, connections, and a cold start that is the restore.
+        """Begin anew after a snapshot was restored."""
+        self.desk.restored()
 
-        What had not been sent before the snapshot is dropped: each process that is restored from it would send it.
-        """
-        cold_start = ColdStart.of_restore()
-        self._story.end()
-        stop_boot(self._story.boot)
-        if "random" in sys.modules:
-            # The SDK's ids come from here, and every restored process would have the same.
-            sys.modules["random"].seed()
-        self._start_over()
-        cold_start.mark("restore")
-        cold_start.ready()
-        self._begin(cold_start, "restored")
-
-    @harmless
     def forked(self) -> None:
-        """Begin anew in the child of a fork: ids and instance of its own, and nothing that is its parent's to send."""
-        self._arming, self._telling = threading.RLock(), threading.RLock()
-        self._untold.clear()
-        stop_boot(self._story.boot)
-        self._start_over(forked=True)
+        """Begin anew in the child of a fork."""
+        # Whoever held it is not in this process.
+        self._making = threading.Lock()
+        self.desk.forked()
 
     @contextmanager
     def loading(self) -> Iterator[None]:
@@ -360,15 +330,15 @@ class Middleware:
         attached: list[Any] = []
         self._enter_boot(attached)
         self._is_loading = True
-        self._story.record_imports()
+        self.story.record_imports()
         try:
             yield
         except BaseException as error:
-            self._load_failed(error)
+            self.desk.load_failed(error)
             raise
         finally:
             self._is_loading = False
-            self._has_lifespan = self._story.has_lifespan
+            self.has_lifespan = self.story.has_lifespan
             self._leave_boot(attached)
 
     def wrap(self, app: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
@@ -383,110 +353,29 @@ class Middleware:
         """Watch one invocation."""
         return Watch(self, context)
 
-    @contextmanager
-    def stopping(self) -> Iterator[None]:
+    def stopping(self) -> AbstractContextManager[None]:
         """Watch lifespan shutdown, where there was a startup."""
-        begun_wall_ns, begun_ns = time.time_ns(), time.monotonic_ns()
-        error: BaseException | None = None
-        try:
-            yield
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            self._stopped(begun_wall_ns, time.monotonic_ns() - begun_ns, error)
+        return self.desk.stopping()
 
     def close(self) -> None:
         """Send what is left, and put back what was changed."""
-        self._send_rest()
-        self._put_back()
+        self.desk.close()
 
-    # Where the SDK comes in.
-
-    def _arm(self) -> Teller | None:
-        """Return who tells, with the SDK loaded; None if that failed."""
-        with self._arming:
-            if self._teller is None and not self._is_broken:
-                self._is_broken = True
-                self._arm_now()
-                self._is_broken = False
-            return self._teller
-
-    def _arm_now(self) -> None:
-        awaiting, self._awaiting = self._awaiting, None
-        if awaiting is not None:
-            # What they waited for is coming now, or nobody needs to know any more.
-            awaiting.close()
-        from tracedbridge.telemetry.telling import Teller
-
-        teller = Teller(self)
-        self._story.boot.flags = teller.boot_flags(self._story.boot)
-        self._teller = teller
-        teller.take_over()
-        if awaiting is not None:
-            self._listen()
-
-    def _tracer_now(self) -> Any:
-        """Return the tracer that must make a SERVER span at once; None where a stand-in will do."""
-        if self._teller is not None:
-            # A stand-in is cheaper while the caller waits, and dearer where he waits for its telling, too.
-            return self._teller.live_tracer(always=self.settings.flush != "after")
-        assert self.stand_ins is not None
-        return self.stand_ins.others_tracer()
-
-    def _is_due(self, watch: Watch) -> bool:
-        """Say whether an invocation began after the first response was returned, so that what waits may go with it."""
-        return watch.begun_ns > self._answered_ns
-
-    @harmless
-    def _work(self, last: Watch | None = None) -> None:
-        """Tell what waits, and export it unless that can wait."""
-        teller = self._arm()
-        if teller is None:
-            self._outbox.take()
-            return
-        with self._telling:
-            waiting = self._outbox.take()
-            for watch in waiting:
-                teller.tell(watch)
-        self._unflushed += len(waiting)
-        if last is not None and self.settings.flush == "auto" and self._can_wait(last):
-            return
-        self._flush(teller, last)
-
-    def _can_wait(self, watch: Watch) -> bool:
-        """Say whether traffic is steady, and little of it is unflushed."""
-        is_close = watch.begun_ns - self._last_ns < _STEADY_GAP_NS
-        self._row = self._row + 1 if is_close else 0
-        self._last_ns = watch.ended_ns
-        is_little = self._unflushed < _STEADY_MOST and watch.ended_ns - self._flushed_ns < _STEADY_LONGEST_NS
-        return self._row >= _STEADY and is_little
-
-    @harmless
-    def _flush(self, teller: Teller, last: Watch | None) -> None:
-        budget_ms = self.settings.flush_timeout_ms
-        if last is not None and last.platform_deadline_ns is not None:
-            # What is left of the invocation is all that the platform gives.
-            budget_ms = min(budget_ms, (last.platform_deadline_ns - time.monotonic_ns()) / 1e6)
-        if budget_ms > 0:
-            teller.flush(budget_ms)
-            self._unflushed, self._flushed_ns = 0, time.monotonic_ns()
-
-    # The hooks of a load and of an end.
+    # The hooks of a load.
 
     @harmless
     def _enter_boot(self, attached: list[Any]) -> None:
         if self._serverspan is not None:
-            attached.append(self._serverspan.enter_boot(self._story.boot))
+            attached.append(self._serverspan.enter_boot(self.story.boot))
         if self.is_traced and "structlog" in sys.modules:
             contextvars = sys.modules["structlog"].contextvars
-            attached.append(contextvars.bind_contextvars(**self._story.boot.fields()))
+            attached.append(contextvars.bind_contextvars(**self.story.boot.fields()))
 
     @harmless
     def _leave_boot(self, attached: list[Any]) -> None:
         if self._serverspan is not None:
             has_token = bool(attached) and not isinstance(attached[0], dict)
-            self._serverspan.leave_boot(attached.pop(0) if has_token else None, self._story.boot)
+            self._serverspan.leave_boot(attached.pop(0) if has_token else None, self.story.boot)
         if attached:
             self.unbind(attached[0])
         elif "structlog" in sys.modules and self.is_traced:
@@ -499,61 +388,20 @@ class Middleware:
         wrapped.append(with_detail(wrapped[0]))
 
     @harmless
-    def _load_failed(self, error: BaseException) -> None:
-        self._untold.clear()
-        self._story.failed()
-        if (teller := self._arm()) is not None:
-            teller.tell_failure(self._story, error)
-
-    @harmless
-    def _stopped(self, begun_wall_ns: int, took_ns: int, error: BaseException | None) -> None:
-        if not self.is_traced or not self._has_lifespan:
-            return
-        if (teller := self._arm()) is not None:
-            teller.tell_shutdown(self._story, begun_wall_ns, took_ns, error)
-
-    @harmless
-    def _send_rest(self) -> None:
-        # Whatever came of it, nothing of the interpreter stays patched.
-        self._story.end()
-        stop_boot(self._story.boot)
-        self._outbox.close()
-        teller = self._arm()
-        if teller is None:
-            return
-        with self._telling:
-            for watch in self._outbox.take():
-                teller.tell(watch)
-            if (story := self.take_cold_start()) is not None:
-                # No event has come: what the app did until then would have no root.
-                story.unasked()
-                teller.tell_unasked(story)
-        teller.close(self.settings.flush_timeout_ms or _LAST_BUDGET_MS)
-
-    @harmless
-    def _put_back(self) -> None:
+    def put_back(self) -> None:
+        """Put back what was changed in this process."""
         if self in _all:
             _all.remove(self)
         if not _all and _dog:
             _dog[0].close()
-        if self._awaiting is not None:
-            self._awaiting.close()
+        if self.awaiting is not None:
+            self.awaiting.close()
         if self.stand_ins is not None:
             self.stand_ins.take_away()
         for name in ("applines", "structlines"):
             module = sys.modules.get(f"tracedbridge.telemetry.{name}")
             if module is not None:
                 module.unwatch(self)
-
-    def _start_over(self, *, forked: bool = False) -> None:
-        self._outbox.forget()
-        self.lines.clear()
-        self.lost_lines = 0
-        self._answered_ns = self._row = self._unflushed = 0
-        if self._teller is not None:
-            self._teller.connect(forked=forked)
-        elif self.stand_ins is not None:
-            self.stand_ins.forget()
 
 
 # For all bridges of the process.

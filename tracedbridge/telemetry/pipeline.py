@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from tracedbridge.telemetry.current import SCOPE
-from tracedbridge.telemetry.environment import entry_point, size
+from tracedbridge.telemetry.environment import SAMPLERS, size
 from tracedbridge.telemetry.export import Account, Export
 from tracedbridge.telemetry.exporters import make_sinks
 from tracedbridge.telemetry.following import in_charge, put_in_place, take_away
@@ -23,8 +23,8 @@ from tracedbridge.telemetry.metrics import Metrics, views
 from tracedbridge.telemetry.points import Points
 from tracedbridge.telemetry.providers import SteppingLoggerProvider, SteppingMeterProvider, SteppingTracerProvider
 from tracedbridge.telemetry.queues import LogQueue, MetricQueue, SpanQueue
-from tracedbridge.telemetry.sampling import SAMPLERS
 from tracedbridge.telemetry.standins import StandIn
+from tracedbridge.telemetry.variables import entry_point
 
 if TYPE_CHECKING:
     from collections.abc import Callable

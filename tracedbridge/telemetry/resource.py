@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
 if TYPE_CHECKING:
-    from tracedbridge.platforms import Platform
+    from tracedbridge.protocols import Platform
 
 __all__ = ("resource_of",)
 

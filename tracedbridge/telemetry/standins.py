@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext, SpanKind, Tracer
 
     from tracedbridge.telemetry.environment import Signal
-    from tracedbridge.telemetry.sampling import Sampling
+    from tracedbridge.telemetry.tracecontext import Sampling
 
 __all__ = ("StandIn", "StandInSpan", "StandIns")
 

@@ -9,14 +9,13 @@ from opentelemetry import trace as trace_api
 from opentelemetry.trace import Status, StatusCode
 
 from tracedbridge.errors import BadRequestError
-from tracedbridge.telemetry import environment
+from tracedbridge.telemetry import harmless
 from tracedbridge.telemetry.attributes import redacted_line
 from tracedbridge.telemetry.captured import CapturedHeaders
 from tracedbridge.telemetry.coldstart import ColdStartStory
 from tracedbridge.telemetry.current import RANDOM, SAMPLED
 from tracedbridge.telemetry.export import UNSUPPORTED
 from tracedbridge.telemetry.failures import message_of, show, stacktrace_of, type_of
-from tracedbridge.telemetry.guard import harmless
 from tracedbridge.telemetry.ids import start_pinned
 from tracedbridge.telemetry.lines import Lines
 from tracedbridge.telemetry.pipeline import Pipeline
@@ -24,6 +23,7 @@ from tracedbridge.telemetry.propagation import parent_of
 from tracedbridge.telemetry.resource import resource_of
 from tracedbridge.telemetry.serverspan import begin, method_of, span_name
 from tracedbridge.telemetry.standins import StandInSpan
+from tracedbridge.telemetry.variables import without_bad_values
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -68,7 +68,7 @@ class Teller:
         elif before is not None:
             before.close()
         if middleware.is_traced:
-            with environment.without_bad_values():
+            with without_bad_values():
                 resource = resource_of(middleware.platform, middleware.function)
                 self.pipeline = Pipeline(
                     resource, middleware.function, middleware.settings.flush_timeout_ms, middleware.stand_ins

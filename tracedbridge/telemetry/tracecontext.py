@@ -1,7 +1,8 @@
 """
 The trace context of a request where the app has not loaded OpenTelemetry's API: the caller's in, ours on to the app.
 
-Source: W3C Trace Context, 3.2 and 4; what its propagator in the API makes of the same headers.
+Source: W3C Trace Context, 3.2 and 4; what its propagator in the API makes of the same headers. OpenTelemetry,
+"Environment Variable Specification", OTEL_TRACES_SAMPLER.
 """
 
 from __future__ import annotations
@@ -11,26 +12,41 @@ from typing import TYPE_CHECKING
 
 from tracedbridge.messages import Request
 from tracedbridge.telemetry.current import RANDOM, SAMPLED, Ids
+from tracedbridge.telemetry.environment import propagators, sampler
 
 if TYPE_CHECKING:
     from tracedbridge.messages import Headers
     from tracedbridge.settings import Parent
-    from tracedbridge.telemetry.sampling import Sampling
 
-__all__ = ("PROPAGATORS", "ids_for", "propagators", "random_ids", "with_headers")
+__all__ = ("Sampling", "ids_for", "random_ids", "with_headers")
 
-# What we know without the API; an app that asks for others has it loaded.
-PROPAGATORS = frozenset(("tracecontext", "baggage"))
 _HEX = frozenset("0123456789abcdef")
 # The API's propagator's own.
 _MAX_LENGTH = 512
+_LOW_64_BITS = (1 << 64) - 1
 
 
-def propagators() -> frozenset[str]:
-    """Return what ``OTEL_PROPAGATORS`` names; none of them is the empty set."""
-    named = os.environ.get("OTEL_PROPAGATORS", "").strip() or "tracecontext,baggage"
-    names = frozenset(name.strip().lower() for name in named.split(",") if name.strip())
-    return frozenset() if "none" in names else names
+class Sampling:
+    """What ``OTEL_TRACES_SAMPLER`` asks for, if it is one of the specification's six; as the SDK's would decide."""
+
+    __slots__ = ("_below", "_is_parent_based")
+
+    def __init__(self) -> None:
+        """Read the variables; the specification's default where they say nothing."""
+        name = sampler()
+        self._is_parent_based = name.startswith("parentbased_")
+        # A trace is sampled if the lower half of its id is less than this; the bound is the Python SDK's.
+        self._below = _LOW_64_BITS + 1
+        if name.endswith("always_off"):
+            self._below = 0
+        elif name.endswith("traceidratio"):
+            self._below = round(_ratio() * (_LOW_64_BITS + 1))
+
+    def __call__(self, trace_id: int, parent_sampled: bool | None) -> bool:
+        """Say whether a span is sampled; ``parent_sampled`` is None for a root."""
+        if self._is_parent_based and parent_sampled is not None:
+            return parent_sampled
+        return (trace_id & _LOW_64_BITS) < self._below
 
 
 def random_ids() -> tuple[int, int]:
@@ -102,3 +118,11 @@ def _parsed(header: str) -> Ids | None:
 
 def _is_hex(text: str, length: int) -> bool:
     return len(text) == length and _HEX.issuperset(text)
+
+
+def _ratio() -> float:
+    try:
+        ratio = float(os.environ.get("OTEL_TRACES_SAMPLER_ARG", ""))
+    except ValueError:
+        return 1.0
+    return ratio if 0.0 <= ratio <= 1.0 else 1.0

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Self
 
 from tracedbridge.errors import DeadlineError
 from tracedbridge.messages import Invocation
+from tracedbridge.telemetry import harmless
 from tracedbridge.telemetry.current import Ids, running
-from tracedbridge.telemetry.guard import harmless
-from tracedbridge.telemetry.route import asgi_route, wsgi_route
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -189,7 +187,7 @@ class Watch(Invocation):
 
     @harmless
     def _read_wsgi_route(self, environ: dict[str, Any]) -> None:
-        self.route = wsgi_route(environ)
+        self.route = _wsgi_route(environ)
 
     @harmless
     def _leave(self, ended_ns: int) -> None:
@@ -205,7 +203,7 @@ class Watch(Invocation):
         self.peak_bytes = _peak_memory_bytes()
         # They may hold all that the app has.
         if self.scope is not None:
-            if (route := asgi_route(self.scope)) is not None:
+            if (route := _asgi_route(self.scope)) is not None:
                 self.route = route
             self.scope = None
         if self.environ is not None:
@@ -223,6 +221,61 @@ class Watch(Invocation):
 
 
 def _peak_memory_bytes() -> int:
+    if "resource" not in sys.modules:
+        # Before the first response: to import it takes ten times as long.
+        try:
+            with open("/proc/self/status", "rb") as status:
+                return int(status.read().partition(b"VmHWM:")[2].split(None, 1)[0]) * 1024
+        except (OSError, ValueError, IndexError):
+            pass
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Kilobytes, but on macOS bytes: getrusage(2).
     return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+# The route template that a framework matched; never the raw path, which would make each URL a metric of its own.
+# Frameworks leave it where the app was called with it, and only while they answer (Flask) or after (Starlette).
+
+
+def _asgi_route(scope: dict[str, Any]) -> str | None:
+    """Return the route that Starlette, FastAPI, Litestar or Quart left in the scope, after the app ran."""
+    route = scope.get("route")
+    path = getattr(route, "path", None)
+    if isinstance(path, str):
+        # A mounted app's prefix moves into root_path, which was empty when we called; a mount that found nothing
+        # below it has left itself as the route, and is there already.
+        prefix = str(scope.get("root_path") or "")
+        return prefix or path if hasattr(route, "routes") else prefix + path
+    template = scope.get("path_template")
+    if isinstance(template, str):
+        return template
+    return _django_route(str(scope.get("path", "")))
+
+
+def _wsgi_route(environ: dict[str, Any]) -> str | None:
+    """Return the route that Flask left in the environ, or that Django resolves; readable inside start_response."""
+    request = environ.get("werkzeug.request")
+    rule = getattr(getattr(request, "url_rule", None), "rule", None)
+    if isinstance(rule, str):
+        return str(environ.get("SCRIPT_NAME", "")) + rule
+    rule = getattr(environ.get("bottle.route"), "rule", None)
+    if isinstance(rule, str):
+        return rule
+    try:
+        path = str(environ.get("PATH_INFO", "")).encode("latin-1").decode()
+    except UnicodeError:
+        return None
+    return _django_route(path)
+
+
+def _django_route(path: str) -> str | None:
+    # Only where Django serves: it has loaded its resolver by now.
+    urls = sys.modules.get("django.urls")
+    if urls is None:
+        return None
+    try:
+        return "/" + str(urls.resolve(path).route)
+    except Exception:  # noqa: BLE001 - Resolver404, or settings of a Django that is not the app here
+        return None
