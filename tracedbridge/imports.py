@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator, Sequence
 
 __all__ = ("Import", "Recording", "import_system", "importing", "is_possible", "open_early", "take_early")
 
@@ -46,7 +46,8 @@ class Import:
         """
         self.name = name
         self.parent = parent
-        self.children: list[Import] = []
+        # A list where there are some; most have none.
+        self.children: Sequence[Import] = ()
         self.begun_ns = self.ended_ns = 0
         # Taken by children; by finders; to compile source.
         self.nested_ns = self.find_ns = self.compile_ns = 0
@@ -101,6 +102,9 @@ class Recording:
         # How many there were, and how many of them found no place here.
         self.count = self.dropped = 0
         self.is_open = False
+        # Modules that somebody waits for, and who is told when one has been imported.
+        self._awaited: Container[str] = ()
+        self._arrived: Callable[[str], None] | None = None
         self._stacks = _thread._local()
         self._undo: list[Callable[[], None]] = []
 
@@ -123,10 +127,16 @@ class Recording:
         """Stop, and put the import system back as it was; a second time does nothing."""
         global _open
         self.is_open = False
+        self._awaited = ()
         while self._undo:
             self._undo.pop()()
         if _open is self:
             _open = None
+
+    def tell(self, awaited: Container[str], arrived: Callable[[str], None], closed: Callable[[], None]) -> None:
+        """Call ``arrived`` with each name in ``awaited`` that has been imported, and ``closed`` when this is closed."""
+        self._awaited, self._arrived = awaited, arrived
+        self._undo.insert(0, closed)
 
     def walk(self) -> Iterator[Import]:
         """Yield all imports, parents first."""
@@ -173,7 +183,10 @@ class Recording:
             self.roots.append(each)
         else:
             parent.nested_ns += each.ended_ns - each.begun_ns
-            parent.children.append(each)
+            if isinstance(parent.children, list):
+                parent.children.append(each)
+            else:
+                parent.children = [each]
 
     def current(self) -> Import | None:
         """Return what is being imported on this thread right now."""
@@ -265,13 +278,15 @@ def _loading(recording: Recording, original: Any) -> Any:
                 # Its package has loaded it, or another thread.
                 each.spec = getattr(module, "__spec__", None)
             recording.end(each, None)
+        if name in recording._awaited and recording.is_open and recording._arrived is not None:
+            recording._arrived(name)
         return module
 
     return load
 
 
 def _finding(recording: Recording, original: Any) -> Any:
-    def find(name: str, *args: Any, **kwargs: Any) -> Any:  # pragma: no cover - runs as another file
+    def find(name: str, path: Any, target: Any = None) -> Any:  # pragma: no cover - runs as another file
         each = recording.current() if recording.is_open else None
         if each is None or each.name != name:
             # Nobody imports it: somebody only looks whether it is there.
@@ -280,7 +295,7 @@ def _finding(recording: Recording, original: Any) -> Any:
         else:
             nested_ns, begun_ns = each.nested_ns, time.monotonic_ns()
         try:
-            spec = original(name, *args, **kwargs)
+            spec = original(name, path, target)
         except BaseException as error:
             _forget_this_frame(error)
             raise

@@ -18,7 +18,7 @@ def recorded(name: str, begun_ms: int, ended_ms: int, parent: Import | None = No
     each.begun_ns, each.ended_ns = begun_ms * 1_000_000, ended_ms * 1_000_000
     if parent is not None:
         parent.nested_ns += each.total_ns
-        parent.children.append(each)
+        parent.children = [*parent.children, each]
     return each
 
 

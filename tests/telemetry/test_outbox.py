@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -35,7 +36,7 @@ class Worker:
     """Takes what waits, as the middleware does, and notes when."""
 
     def __init__(self) -> None:
-        self.box = Outbox(self.work)
+        self.box = Outbox(self.work, deque())
         self.batches: list[list[str]] = []
         self.at_ns: list[int] = []
         self.on: set[str] = set()
@@ -142,10 +143,10 @@ def test_no_thread_to_be_had(worker: Worker, monkeypatch: pytest.MonkeyPatch) ->
     worker.box.add(ended("a"))
     with monkeypatch.context() as patch:
 
-        def start(thread: threading.Thread) -> None:
+        def start(*_: object) -> None:
             raise RuntimeError("can't start new thread")
 
-        patch.setattr(threading.Thread, "start", start)
+        patch.setattr("_thread.start_new_thread", start)
         assert not worker.box.hand_over()
     worker.box.add(ended("b"))
     assert worker.box.hand_over()
@@ -201,7 +202,7 @@ def test_what_comes_meanwhile(worker: Worker, monkeypatch: pytest.MonkeyPatch) -
 
 def test_close(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Close ends the thread without waiting for quiet; what waited is worked for, or left to whoever closes."""
-    monkeypatch.setattr(outbox, "_QUIET_S", NEVER_S)
+    monkeypatch.setattr(outbox, "QUIET_S", NEVER_S)
     patient(monkeypatch)
     worker.box.add(ended("a"))
     assert worker.box.hand_over()
@@ -234,7 +235,7 @@ def test_close_waits(monkeypatch: pytest.MonkeyPatch) -> None:
         assert go.wait(HANG_S)
         done.append(True)
 
-    box = Outbox(work)
+    box = Outbox(work, deque())
     box.add(ended())
     assert box.hand_over()
     assert begun.wait(HANG_S)
@@ -257,7 +258,7 @@ def test_close_in_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
         box.close()
         closed.set()
 
-    box = Outbox(work)
+    box = Outbox(work, deque())
     box.add(ended())
     assert box.hand_over()
     assert closed.wait(HANG_S)

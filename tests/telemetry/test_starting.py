@@ -20,7 +20,7 @@ from tests.telemetry.received import Received
 from tracedbridge import Bridge, create_bridge
 from tracedbridge.messages import Kind
 from tracedbridge.settings import Settings
-from tracedbridge.telemetry import desk, outbox
+from tracedbridge.telemetry import desk, middleware
 from tracedbridge.telemetry.environment import is_eager
 from tracedbridge.telemetry.middleware import Middleware
 
@@ -87,8 +87,8 @@ import json, os, sys
 with open("asked.json") as file:
     asked = json.load(file)
 if os.environ.get("TRACEDBRIDGE_TELEMETRY") != "off":
-    from tracedbridge.telemetry import outbox
-    outbox._QUIET_S = outbox._LONGEST_S = 3600.0
+    from tracedbridge.telemetry import middleware
+    middleware.QUIET_S = 3600.0
 from tracedbridge import vc_handler
 
 result = vc_handler(asked["event"], None)
@@ -357,8 +357,7 @@ def test_by_themselves(kind: Kind, received: Received, monkeypatch: pytest.Monke
 def test_the_response_does_not_wait(received: Received, monkeypatch: pytest.MonkeyPatch) -> None:
     """In ``after`` nothing is told on the thread that answers."""
     monkeypatch.setenv("TRACEDBRIDGE_FLUSH", "after")
-    monkeypatch.setattr(outbox, "_QUIET_S", 3600.0)
-    monkeypatch.setattr(outbox, "_LONGEST_S", 3600.0)
+    monkeypatch.setattr(middleware, "QUIET_S", 3600.0)
     with create_bridge(asgi_around(ok)) as bridge:
         for _ in range(10):
             call(bridge)

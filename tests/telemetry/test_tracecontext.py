@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pytest
 from opentelemetry import trace
@@ -14,11 +15,13 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from tracedbridge.headers import Layout
 from tracedbridge.messages import Headers, Request
-from tracedbridge.settings import Parent
 from tracedbridge.telemetry.current import RANDOM, SAMPLED, Ids
 from tracedbridge.telemetry.environment import PROPAGATORS, propagators
 from tracedbridge.telemetry.ids import span_context_of
 from tracedbridge.telemetry.tracecontext import Sampling, ids_for, random_ids, with_headers
+
+if TYPE_CHECKING:
+    from tracedbridge.settings import Parent
 
 pytestmark = pytest.mark.telemetry
 

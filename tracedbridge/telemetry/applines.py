@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tracedbridge.telemetry.middleware import Middleware
 
-__all__ = ("plain", "unwatch", "watch")
+__all__ = ("note", "plain", "unwatch", "watch")
 
 _LEVELS = ((50, "critical"), (40, "error"), (30, "warning"), (20, "info"), (0, "debug"))
 
@@ -33,13 +33,15 @@ _call_handlers: Callable[[logging.Logger, logging.LogRecord], None] | None = Non
 _last_resort = logging.lastResort
 
 
-def watch(taker: Middleware) -> None:
-    """Begin, unless that was done; ``taker`` takes the copies."""
+def watch(taker: Middleware) -> bool:
+    """Begin, unless that was done; ``taker`` takes the copies. Say whether it is the first."""
     if taker in _watching:
-        return
+        return False
     _watching.append(taker)
-    if len(_watching) == 1:
-        _install()
+    if len(_watching) > 1:
+        return False
+    _install()
+    return True
 
 
 def unwatch(taker: Middleware) -> None:
@@ -58,7 +60,7 @@ def _install() -> None:
         setattr(logging.Logger, "callHandlers", _call_handlers_noted)  # noqa: B010 - to mypy a method is no variable
     # What logging uses where nobody has configured a handler: plain text on stderr, without ids.
     _last_resort = logging.lastResort
-    if _last_resort is _STOCK_LAST_RESORT:
+    if _last_resort is getattr(logging, "_defaultLastResort", None):
         logging.lastResort = _Structured()
 
 
@@ -74,12 +76,12 @@ def _uninstall() -> None:
 
 def _call_handlers_noted(logger: logging.Logger, record: logging.LogRecord) -> None:
     if _watching:
-        _note(record)
+        note(record)
     if _call_handlers is not None:
         _call_handlers(logger, record)
 
 
-def _note(record: logging.LogRecord) -> None:
+def note(record: logging.LogRecord) -> None:
     """Put the ids on a record of stdlib logging and send a copy; never raise."""
     # Not before the app logs something: where it does not, its cold start does not wait for these.
     from tracedbridge.telemetry.failures import message_of, type_of
@@ -149,6 +151,3 @@ class _Structured(logging.Handler):
         from tracedbridge.telemetry.lines import renderer
 
         return str(renderer()(None, level, event))
-
-
-_STOCK_LAST_RESORT = logging.lastResort

@@ -1,8 +1,13 @@
-"""Waits for modules that an app may import, or not: once one of them is there, somebody is told."""
+"""
+Waits for modules that an app may import, or not, and for its first log line: then somebody is told.
+
+While imports are recorded, the recorder tells us: a finder on `sys.meta_path` is one more to ask for each import.
+"""
 
 from __future__ import annotations
 
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,7 +15,9 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-__all__ = ("Awaiting", "is_being_imported")
+    from tracedbridge.imports import Recording
+
+__all__ = ("Awaiting", "FirstLine", "is_being_imported")
 
 
 def is_being_imported(name: str) -> bool:
@@ -28,7 +35,16 @@ class Awaiting:
         for name in told:
             if name in sys.modules and not is_being_imported(name):
                 self._arrived(name)
-        if self._told:
+        self._go_on()
+
+    def leave_to(self, recording: Recording) -> None:
+        """Have an open recording tell us of arrivals until it is closed."""
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+            recording.tell(self._told, self._arrived, self._go_on)
+
+    def _go_on(self) -> None:
+        if self._told and self not in sys.meta_path:
             sys.meta_path.insert(0, self)
 
     def close(self) -> None:
@@ -83,3 +99,51 @@ class _Listening:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
+
+
+class FirstLine:
+    """Stands before `logging.Logger.callHandlers` until the first record comes by, which somebody is told before."""
+
+    def __init__(self, come: Callable[[list[Callable[[Any], None]]], None]) -> None:
+        """
+        Args:
+            come: Puts another patch in place of this one; appends what is to be done with a record that will not come
+                by there.
+        """
+        self._logger_class: Any = sys.modules["logging"].Logger
+        self._stock = stock = self._logger_class.callHandlers
+        self._come: Callable[[list[Callable[[Any], None]]], None] | None = come
+        self._notes: list[Callable[[Any], None]] = []
+        self._lock = threading.RLock()
+
+        def call_handlers(logger: Any, record: Any) -> None:
+            if self._come is None:
+                # Whoever has patched it after us, and so still has us below.
+                stock(logger, record)
+            else:
+                self._first(logger, record)
+
+        self._ours = call_handlers
+        self._logger_class.callHandlers = call_handlers
+
+    def close(self) -> None:
+        """Wait no longer."""
+        self._come = None
+        if self._logger_class.callHandlers is self._ours:
+            self._logger_class.callHandlers = self._stock
+
+    def _first(self, logger: Any, record: Any) -> None:
+        goes_by_the_other = False
+        with self._lock:
+            come = self._come
+            if come is not None:
+                goes_by_the_other = self._logger_class.callHandlers is self._ours
+                self.close()
+                come(self._notes)
+        if goes_by_the_other:
+            self._logger_class.callHandlers(logger, record)
+            return
+        # From below somebody else's patch, or from a thread that logged its first line just then, too.
+        for note in self._notes:
+            note(record)
+        self._stock(logger, record)

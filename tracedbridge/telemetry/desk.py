@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tracedbridge.boot import ColdStart
 from tracedbridge.telemetry import harmless
 from tracedbridge.telemetry.current import stop_boot
+from tracedbridge.telemetry.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +48,7 @@ class Desk:
         """
         self._middleware = middleware
         self._settings = middleware.settings
-        self._outbox = middleware.outbox
+        self._outbox = Outbox(middleware.settle, middleware.waiting)
         self._is_broken = False
         # Held while the SDK is loaded, and while somebody tells: of two threads the second finds nothing to do.
         self._arming = threading.RLock()
@@ -56,16 +57,32 @@ class Desk:
         self._row = self._unflushed = 0
         self._last_ns = self._flushed_ns = 0
 
-    def tell_at_once(self, watch: Watch) -> bool:
-        """Tell an invocation that has just ended, and export it unless that can wait; False if it must wait itself."""
+    def ended(self, watch: Watch) -> None:
+        """Tell an invocation, now or later."""
         mode, teller = self._settings.flush, self._middleware.teller
-        if teller is None or mode == "after" or not self._outbox.is_empty:
-            return False
-        teller.tell(watch)
-        self._unflushed += 1
-        if self._settings.flush_timeout_ms and (mode == "before" or not self._can_wait(watch)):
-            self._flush(teller, watch)
-        return True
+        if teller is not None and mode != "after" and self._outbox.is_empty:
+            # Nearly always where the caller waits for it anyway.
+            teller.tell(watch)
+            self._unflushed += 1
+            if self._settings.flush_timeout_ms and (mode == "before" or not self._can_wait(watch)):
+                self._flush(teller, watch)
+            return
+        self._outbox.add(watch)
+        if mode == "after" and not self._outbox.is_full and self._outbox.hand_over():
+            return
+        is_due = watch.begun_ns > self._middleware.answered_ns
+        if mode == "auto" and teller is None and not is_due and not self._outbox.is_full:
+            # Nothing may run after the first response, and it is not to wait for the SDK.
+            return
+        self.work(watch)
+
+    def hand_over(self) -> bool:
+        """Have a thread see to what waits; False if there is none, and there can be none."""
+        return self._outbox.hand_over()
+
+    def run(self) -> None:
+        """Be the thread that sees to what waits."""
+        self._outbox.run()
 
     @harmless
     def work(self, last: Watch | None) -> None:

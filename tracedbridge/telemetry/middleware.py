@@ -8,9 +8,11 @@ here can change a response: whatever fails in a hook is told on stderr, and the 
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
 import threading
+import time
 from collections import deque
 from contextlib import contextmanager
 from functools import partial
@@ -19,9 +21,8 @@ from typing import TYPE_CHECKING, Any
 from tracedbridge.boot import ColdStart
 from tracedbridge.platforms import platform_of
 from tracedbridge.telemetry import environment, harmless
-from tracedbridge.telemetry.awaiting import Awaiting, is_being_imported
+from tracedbridge.telemetry.awaiting import Awaiting, FirstLine, is_being_imported
 from tracedbridge.telemetry.current import running, start_boot, stop_boot
-from tracedbridge.telemetry.outbox import Outbox
 from tracedbridge.telemetry.story import Story
 from tracedbridge.telemetry.tracecontext import Sampling, ids_for, random_ids
 from tracedbridge.telemetry.watch import Watch
@@ -44,10 +45,14 @@ if TYPE_CHECKING:
     from tracedbridge.telemetry.telling import Teller
     from tracedbridge.telemetry.watchdog import Watchdog
 
-__all__ = ("Middleware",)
+__all__ = ("QUIET_S", "Middleware")
 
 # The parts of OpenTelemetry's API; each can be the first that an app imports.
 _API = ("opentelemetry.trace", "opentelemetry.metrics", "opentelemetry._logs", "opentelemetry.propagate")
+
+# After this long without another response the caller has taken the last one: work that runs any earlier, in a thread
+# that shares an interpreter lock with his, would hold him.
+QUIET_S = 0.05
 
 # The margin before a deadline is at most such a part of the time that an invocation has.
 _MARGIN_PART = 10
@@ -76,7 +81,9 @@ class Middleware:
         self.lines: deque[LogFacts] = deque()
         self.lost_lines = 0
         self._most_lines = environment.size("OTEL_BLRP_MAX_QUEUE_SIZE", 2048)
-        self.outbox = Outbox(self.settle)
+        # Invocations that have ended and are still to be told.
+        self.waiting: deque[Watch] = deque()
+        self._is_coming = False
         self._desk: Desk | None = None
         self._making = threading.Lock()
         # Who tells, once the SDK is loaded.
@@ -91,6 +98,7 @@ class Middleware:
         self.has_lifespan = False
         self.begin(cold_start, self.platform.cold_start_kind(os.environ))
         self.awaiting: Awaiting | None = None
+        self._first_line: FirstLine | None = None
         if environment.is_eager(settings):
             self.desk.arm_now()
         self.listen()
@@ -124,6 +132,8 @@ class Middleware:
         if self.teller is not None:
             from tracedbridge.telemetry import applines, structlines
 
+            if self._first_line is not None:
+                self._first_line.close()
             applines.watch(self)
             structlines.watch(self)
             self._structlog_bind = sys.modules["structlog"].contextvars.bind_contextvars
@@ -140,9 +150,15 @@ class Middleware:
 
     @harmless
     def _logging_arrived(self) -> None:
+        # What takes lines down is loaded with the first of them.
+        self._first_line = FirstLine(self._line_arrived)
+
+    @harmless
+    def _line_arrived(self, notes: list[Callable[[Any], None]]) -> None:
         from tracedbridge.telemetry import applines
 
-        applines.watch(self)
+        if applines.watch(self):
+            notes.append(applines.note)
 
     @harmless
     def _structlog_arrived(self) -> None:
@@ -284,16 +300,34 @@ class Middleware:
         """Tell an invocation, now or later."""
         if not self.answered_ns:
             self.answered(watch)
-        if self._desk is not None and self._desk.tell_at_once(watch):
-            # Nearly always where the caller waits for it anyway.
+        if self._desk is not None:
+            self._desk.ended(watch)
             return
-        self.outbox.add(watch)
-        mode, is_full = self.settings.flush, self.outbox.is_full
-        if mode == "after" and not is_full and self.outbox.hand_over():
+        self.waiting.append(watch)
+        mode = self.settings.flush
+        if (mode == "after" and self._comes_later()) or (mode == "auto" and watch.begun_ns <= self.answered_ns):
+            # Nothing may run after the first response, and it is not to wait for the SDK.
             return
-        # Nothing may run after the first response, and it is not to wait for the SDK.
-        if mode != "auto" or self.teller is not None or is_full or watch.begun_ns > self.answered_ns:
-            self.desk.work(watch)
+        self.desk.work(watch)
+
+    def _comes_later(self) -> bool:
+        """Have a thread see to what waits once it is quiet; False if there is none, and there can be none."""
+        with self._making:
+            if not self._is_coming:
+                try:
+                    # Not a threading.Thread: its start() waits until it runs, and the first response would wait, too.
+                    _thread.start_new_thread(self._come, ())
+                except RuntimeError:
+                    # The interpreter is ending: close() comes next.
+                    return False
+                self._is_coming = True
+        # It may have come just now, and have found nothing.
+        return self._desk is None or self._desk.hand_over()
+
+    @harmless
+    def _come(self) -> None:
+        time.sleep(QUIET_S)
+        self.desk.run()
 
     def log(self, facts: LogFacts) -> None:
         """Take a log line of the app."""
@@ -322,6 +356,7 @@ class Middleware:
         """Begin anew in the child of a fork."""
         # Whoever held it is not in this process.
         self._making = threading.Lock()
+        self._is_coming = False
         self.desk.forked()
 
     @contextmanager
@@ -330,7 +365,9 @@ class Middleware:
         attached: list[Any] = []
         self._enter_boot(attached)
         self._is_loading = True
-        self.story.record_imports()
+        recording = self.story.record_imports()
+        if recording is not None and self.awaiting is not None:
+            self.awaiting.leave_to(recording)
         try:
             yield
         except BaseException as error:
@@ -396,6 +433,8 @@ class Middleware:
             _dog[0].close()
         if self.awaiting is not None:
             self.awaiting.close()
+        if self._first_line is not None:
+            self._first_line.close()
         if self.stand_ins is not None:
             self.stand_ins.take_away()
         for name in ("applines", "structlines"):

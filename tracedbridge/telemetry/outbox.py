@@ -5,19 +5,18 @@ from __future__ import annotations
 import _thread
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
+from tracedbridge.telemetry.middleware import QUIET_S
+
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable
 
     from tracedbridge.telemetry.watch import Watch
 
 __all__ = ("Outbox",)
 
-# After this long without another response the caller has taken the last one: work that runs any earlier, in a thread
-# that shares an interpreter lock with his, would hold him.
-_QUIET_S = 0.05
 # Under steady traffic: how many may wait, how long, and how many bytes of requests and responses they may hold.
 _MOST = 200
 _LONGEST_S = 1.0
@@ -27,11 +26,17 @@ _MOST_BYTES = 4_000_000
 class Outbox:
     """Watched invocations in the order of their ends; safe to use from any thread."""
 
-    def __init__(self, work: Callable[[], None]) -> None:
-        """Have ``work`` done by the thread: it is to take what waits."""
+    def __init__(self, work: Callable[[], None], waiting: deque[Watch]) -> None:
+        """
+        Args:
+            work: Done by the thread: it is to take what waits.
+            waiting: What waits already, and where it goes on waiting.
+        """
         self._work = work
-        self._waiting: deque[Watch] = deque()
+        self._waiting = waiting
         self._begin()
+        if waiting:
+            self._last_ns = waiting[-1].ended_ns
 
     def _begin(self) -> None:
         # Its identifier.
@@ -96,11 +101,19 @@ class Outbox:
             # Nobody waits for it at exit, and it waits for nobody but the export, which has a budget.
             self._ended.wait(_LONGEST_S)
 
+    def run(self) -> None:
+        """Be the thread, until `close`; not if there is one."""
+        with self._starting:
+            if self._thread is not None or self._closing.is_set():
+                return
+            self._thread = _thread.get_ident()
+        self._wake.set()
+        self._run(self._wake, self._closing, self._ended)
+
     def _start(self) -> bool:
         with self._starting:
             if self._thread is None:
                 try:
-                    # Not a threading.Thread: its start() waits until it runs, and the first response would wait, too.
                     self._thread = _thread.start_new_thread(self._run, (self._wake, self._closing, self._ended))
                 except RuntimeError:
                     # The interpreter is ending: close() comes next.
@@ -129,7 +142,7 @@ class Outbox:
         ends_ns = time.monotonic_ns() + int(_LONGEST_S * 1e9)
         while not (closing.is_set() or self.is_full):
             now_ns = time.monotonic_ns()
-            left_s = min(self._last_ns / 1e9 + _QUIET_S, ends_ns / 1e9) - now_ns / 1e9
+            left_s = min(self._last_ns / 1e9 + QUIET_S, ends_ns / 1e9) - now_ns / 1e9
             if left_s <= 0:
                 return
             closing.wait(left_s)

@@ -55,14 +55,19 @@ class Story:
         """Return a moment (CLOCK_MONOTONIC; None is now) in nanoseconds since the epoch."""
         return (time.monotonic_ns() if at_ns is None else at_ns) + self.record.wall_offset_ns
 
-    def record_imports(self) -> None:
-        """Record from now on what is imported, until the first invocation has ended, or the load failed."""
+    def record_imports(self) -> Recording | None:
+        """
+        Record from now on what is imported, until the first invocation has ended, or the load failed.
+
+        Returns:
+            What records; None if that is switched off, or another one does.
+        """
         record = self.record
         if self.settings.imports == "off":
             record.imports = None
-        else:
-            record.imports = record.imports or Recording()
-            record.imports.open()
+            return None
+        record.imports = record.imports or Recording()
+        return record.imports if record.imports.open() else None
 
     def end(self) -> None:
         """Note that nothing more belongs to it."""
