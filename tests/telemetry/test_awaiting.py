@@ -1,9 +1,10 @@
-"""Who waits for a module is told once, right after its import, and no import notices."""
+"""Who waits for a module, or for the first log line, is told once, right then, and neither import nor app notices."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import sys
 import threading
 import zipfile
@@ -16,7 +17,9 @@ from typing import Any
 import pytest
 
 from tests.support import HANG_S, bounded
-from tracedbridge.telemetry.awaiting import Awaiting, is_being_imported
+from tracedbridge import imports
+from tracedbridge.imports import Recording
+from tracedbridge.telemetry.awaiting import Awaiting, FirstLine, is_being_imported
 
 pytestmark = pytest.mark.telemetry
 
@@ -396,3 +399,168 @@ def test_a_module_that_is_being_imported(tmp_path: Path, told: Told) -> None:
         del sys.modules["awaited_begin"]
     assert told.names == []
     begun[0].close()
+
+
+# While imports are recorded.
+
+
+def test_a_recording_tells(tmp_path: Path, told: Told) -> None:
+    """An open recording tells in place of the finder, in the same order; once it is closed the finder is back."""
+    put(tmp_path, "awaited_one", "import awaited_two")
+    put(tmp_path, "awaited_two", "import awaited_other")
+    put(tmp_path, "awaited_other")
+    put(tmp_path, "awaited_pack.__init__")
+    finders = list(sys.meta_path)
+    awaiting = Awaiting(told.by("awaited_one", "awaited_two", "awaited_pack"))
+    imports.take_early()
+    recording = Recording()
+    assert recording.open()
+    awaiting.leave_to(recording)
+    assert sys.meta_path == finders
+    importlib.import_module("awaited_one")
+    assert told.names == ["awaited_two", "awaited_one"]
+    recording.close()
+    assert sys.meta_path == [awaiting, *finders]
+    importlib.import_module("awaited_pack")
+    assert told.names == ["awaited_two", "awaited_one", "awaited_pack"]
+    assert sys.meta_path == finders
+
+
+def test_a_recording_tells_of_nothing_else(tmp_path: Path, told: Told) -> None:
+    """A module that fails is not told of, one that is waited for no longer neither, and nobody waits afterwards."""
+    put(tmp_path, "awaited_one", "raise KeyError")
+    put(tmp_path, "awaited_two")
+    finders = list(sys.meta_path)
+    awaiting = Awaiting(told.by("awaited_one", "awaited_two"))
+    imports.take_early()
+    recording = Recording()
+    assert recording.open()
+    awaiting.leave_to(recording)
+    with pytest.raises(KeyError):
+        importlib.import_module("awaited_one")
+    awaiting.close()
+    importlib.import_module("awaited_two")
+    recording.close()
+    assert told.names == []
+    assert sys.meta_path == finders
+
+
+# The first line.
+
+
+class Lines:
+    """What comes of log lines: what was told, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.other: Callable[..., None] | None = None
+
+    def put_other(self, notes: list[Callable[[Any], None]]) -> None:
+        """Be what the first line brings: another patch, as the one that sends copies."""
+        self.told.append("came")
+        below: Any = logging.Logger.callHandlers
+
+        def call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
+            self.told.append(f"noted {record.getMessage()}")
+            below(logger, record)
+
+        self.other = call_handlers
+        patch(call_handlers)
+        notes.append(lambda record: self.told.append(f"noted {record.getMessage()}"))
+
+    def handler(self) -> logging.Handler:
+        """Return the app's own."""
+        handler = logging.Handler()
+        handler.emit = lambda record: self.told.append(record.getMessage())  # type: ignore[method-assign]
+        return handler
+
+
+def patch(call_handlers: Callable[..., None]) -> None:
+    """Put a patch in place."""
+    setattr(logging.Logger, "callHandlers", call_handlers)  # noqa: B010 - to mypy a method is no variable
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """An app's logger, and what comes of it; nothing stays patched."""
+    stock = logging.Logger.callHandlers
+    lines = Lines()
+    logger = logging.getLogger("awaited")
+    handler = lines.handler()
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+    if logging.Logger.callHandlers is lines.other:
+        patch(stock)
+    assert logging.Logger.callHandlers is stock
+
+
+def test_first_line(lines: Lines) -> None:
+    """The first line brings what takes lines down, and is itself taken down, once; so are all others."""
+    FirstLine(lines.put_other)
+    for text in ("one", "two"):
+        logging.getLogger("awaited").warning(text)
+    assert lines.told == ["came", "noted one", "one", "noted two", "two"]
+
+
+def test_no_line(lines: Lines) -> None:
+    """Where no line comes nothing is brought, and nothing stays in place."""
+    stock = logging.Logger.callHandlers
+    first = FirstLine(lines.put_other)
+    assert logging.Logger.callHandlers is not stock
+    first.close()
+    logging.getLogger("awaited").warning("one")
+    assert lines.told == ["one"]
+
+
+def test_first_line_below_another_patch(lines: Lines) -> None:
+    """A patch that somebody put in place after us stays, sees each line once, and no line is taken down twice."""
+    first = FirstLine(lines.put_other)
+    below: Any = logging.Logger.callHandlers
+
+    def theirs(logger: logging.Logger, record: logging.LogRecord) -> None:
+        lines.told.append(f"theirs {record.getMessage()}")
+        below(logger, record)
+
+    patch(theirs)
+    for text in ("one", "two"):
+        logging.getLogger("awaited").warning(text)
+    assert lines.told == ["theirs one", "came", "noted one", "one", "noted two", "theirs two", "two"]
+    # He takes his patch away, as he found it.
+    patch(below)
+    first.close()
+
+
+def test_first_lines_at_once(lines: Lines) -> None:
+    """Of two threads with a first line one waits until it can be taken down."""
+    comes, goes_on = threading.Event(), threading.Event()
+
+    def slowly(notes: list[Callable[[Any], None]]) -> None:
+        comes.set()
+        assert goes_on.wait(HANG_S)
+        lines.put_other(notes)
+
+    FirstLine(slowly)
+    early: Any = logging.Logger.callHandlers
+    threads = [threading.Thread(target=logging.getLogger("awaited").warning, args=(text,)) for text in ("one", "two")]
+    threads[0].start()
+    assert comes.wait(HANG_S)
+    # It has looked up what to call before the first one was done.
+    threads[1] = threading.Thread(
+        target=early, args=(logging.getLogger("awaited"), logging.makeLogRecord({"msg": "two", "levelno": 30}))
+    )
+    threads[1].start()
+    goes_on.set()
+    for thread in threads:
+        bounded(thread.join)
+    assert sorted(lines.told) == ["came", "noted one", "noted two", "one", "two"]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["in order", "in reverse"])
+def test_two_that_wait(order: tuple[int, int], lines: Lines) -> None:
+    """Two that wait for the first line leave nothing behind, in whatever order they are closed."""
+    both = [FirstLine(lines.put_other), FirstLine(lines.put_other)]
+    for number in order:
+        both[number].close()
+    logging.getLogger("awaited").warning("one")
+    assert lines.told == ["one"]

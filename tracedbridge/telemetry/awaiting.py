@@ -115,9 +115,10 @@ class FirstLine:
         self._come: Callable[[list[Callable[[Any], None]]], None] | None = come
         self._notes: list[Callable[[Any], None]] = []
         self._lock = threading.RLock()
+        self._is_over = False
 
         def call_handlers(logger: Any, record: Any) -> None:
-            if self._come is None:
+            if self._is_over:
                 # Whoever has patched it after us, and so still has us below.
                 stock(logger, record)
             else:
@@ -129,17 +130,32 @@ class FirstLine:
     def close(self) -> None:
         """Wait no longer."""
         self._come = None
-        if self._logger_class.callHandlers is self._ours:
-            self._logger_class.callHandlers = self._stock
+        self._is_over = True
+        self._put_back()
+
+    def _put_back(self) -> None:
+        if self._logger_class.callHandlers is not self._ours:
+            # Somebody has patched it after us: he passes records on to us, and we pass them on.
+            if self not in _buried:
+                _buried.append(self)
+            return
+        self._logger_class.callHandlers = self._stock
+        for each in _buried:
+            if self._logger_class.callHandlers is each._ours:
+                # It was us, for another bridge.
+                _buried.remove(each)
+                each._put_back()
+                break
 
     def _first(self, logger: Any, record: Any) -> None:
         goes_by_the_other = False
         with self._lock:
-            come = self._come
+            come, self._come = self._come, None
             if come is not None:
                 goes_by_the_other = self._logger_class.callHandlers is self._ours
-                self.close()
+                self._put_back()
                 come(self._notes)
+                self._is_over = True
         if goes_by_the_other:
             self._logger_class.callHandlers(logger, record)
             return
@@ -147,3 +163,7 @@ class FirstLine:
         for note in self._notes:
             note(record)
         self._stock(logger, record)
+
+
+# Closed, and not put back yet.
+_buried: list[FirstLine] = []

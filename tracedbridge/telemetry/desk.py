@@ -16,6 +16,7 @@ from tracedbridge.boot import ColdStart
 from tracedbridge.telemetry import harmless
 from tracedbridge.telemetry.current import stop_boot
 from tracedbridge.telemetry.outbox import Outbox
+from tracedbridge.telemetry.watch import load_resource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +50,7 @@ class Desk:
         self._middleware = middleware
         self._settings = middleware.settings
         self._outbox = Outbox(middleware.settle, middleware.waiting)
+        load_resource()
         self._is_broken = False
         # Held while the SDK is loaded, and while somebody tells: of two threads the second finds nothing to do.
         self._arming = threading.RLock()

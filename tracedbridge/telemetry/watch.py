@@ -14,7 +14,7 @@ from tracedbridge.telemetry.current import Ids, running
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from tracedbridge.messages import Request
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tracedbridge.telemetry.stalls import Pulse, Stall
     from tracedbridge.telemetry.story import Story
 
-__all__ = ("Watch",)
+__all__ = ("Watch", "load_resource")
 
 
 class Watch(Invocation):
@@ -220,17 +220,28 @@ class Watch(Invocation):
             running.reset(self._running)
 
 
+# To ask the kernel by it takes a microsecond, and to load it ten times as long as to read a file.
+_getrusage: Callable[[int], Any] | None = None
+
+
+def load_resource() -> None:
+    """Have peak memory asked for by `resource` from now on, which the first invocation does not wait for."""
+    global _getrusage
+    from resource import getrusage
+
+    _getrusage = getrusage
+
+
 def _peak_memory_bytes() -> int:
-    if "resource" not in sys.modules:
-        # Before the first response: to import it takes ten times as long.
+    if _getrusage is None:
         try:
             with open("/proc/self/status", "rb") as status:
                 return int(status.read().partition(b"VmHWM:")[2].split(None, 1)[0]) * 1024
         except (OSError, ValueError, IndexError):
-            pass
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            load_resource()
+            return _peak_memory_bytes()
+    # RUSAGE_SELF.
+    peak = _getrusage(0).ru_maxrss
     # Kilobytes, but on macOS bytes: getrusage(2).
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
