@@ -122,6 +122,17 @@ class Caller:
             self.check()
         return longest_s
 
+    def come_to_rest(self) -> None:
+        """Wait until no exporter is still at what it was left with: how that ended begins a pause of its own."""
+        telemetry = self._bridge._telemetry
+        assert isinstance(telemetry, Middleware)
+        pipeline = telemetry.pipeline
+        sinks = [] if pipeline is None else [sink for signal in SIGNALS for sink in pipeline.export.sinks(signal)]
+        until_s = time.perf_counter() + HANG_S
+        while any(sink._is_late for sink in sinks):
+            assert time.perf_counter() < until_s, "an exporter does not come to rest"
+            time.sleep(0.001)
+
     def check(self) -> dict[str, Account]:
         """Check that nothing is lost unseen and that all that we call exported is what the backend has taken."""
         found = accounts(self._bridge)
@@ -136,6 +147,7 @@ class Caller:
 def suffer(caller: Caller, clock: Clock, efforts: Efforts, budget_ms: float, *, probes: int) -> None:
     """Let an outage begin and last for some probes; in between, nothing is to be tried."""
     for _ in range(probes):
+        caller.come_to_rest()
         clock.pass_any_pause()
         efforts.taken()
         tried: set[str] = set()
@@ -145,6 +157,8 @@ def suffer(caller: Caller, clock: Clock, efforts: Efforts, budget_ms: float, *, 
             assert caller.call() < 3 * budget_ms / 1000 + 1
             assert time.perf_counter() < until_s, f"only these are tried: {tried}"
             tried.update(efforts.taken())
+        caller.come_to_rest()
+        efforts.taken()
         caller.call(OUTAGE)
         assert not efforts.taken()
 
