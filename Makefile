@@ -32,6 +32,8 @@ bench:
 	$(BIN)/pip install --quiet --no-deps 'datadog-lambda==8.130.0'
 	$(BIN)/python benchmarks/warm.py
 	$(BIN)/python benchmarks/imports.py
+	$(BIN)/python benchmarks/cold.py
+	$(BIN)/python benchmarks/flush.py
 
 clean:
 	rm -rf .venv .venvs .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

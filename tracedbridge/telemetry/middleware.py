@@ -85,7 +85,8 @@ class Middleware:
         self.waiting: deque[Watch] = deque()
         self._is_coming = False
         self._desk: Desk | None = None
-        self._making = threading.Lock()
+        # Reentrant: SIGTERM may come while it is held, and its handler closes the bridge on this very thread.
+        self._making = threading.RLock()
         # Who tells, once the SDK is loaded.
         self.teller: Teller | None = None
         self.watchdog: Any = None
@@ -355,7 +356,7 @@ class Middleware:
     def forked(self) -> None:
         """Begin anew in the child of a fork."""
         # Whoever held it is not in this process.
-        self._making = threading.Lock()
+        self._making = threading.RLock()
         self._is_coming = False
         self.desk.forked()
 
