@@ -1,0 +1,1 @@
+"""Tests of tracedbridge/serving: the viewer."""

@@ -1,0 +1,1 @@
+"""Tests of tracedbridge/serving/viewer, one file per module."""
