@@ -1,0 +1,1 @@
+"""Tests of tracedbridge/serving/viewer/page, in a real browser."""
