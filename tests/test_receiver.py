@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 from tests.support import bounded
 from tests.test_otlp import JSON_SPANS, SPAN_ID, TRACE_ID, sdk_span
-from tracedbridge.serving import receiver as receiver_module
+from tracedbridge.serving import intake
 from tracedbridge.serving.receiver import Receiver
 from tracedbridge.telemetry import otlp
 from tracedbridge.telemetry.otlp import LogRecord, MetricRecord, NumberPoint
@@ -176,15 +176,29 @@ HEAD = b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-prot
             b"HTTP/1.1 200 ",
             id="chunked",
         ),
+        pytest.param(
+            HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (1_000_001, bytes(1_000_001)),
+            b"HTTP/1.1 413 ",
+            id="chunked, one byte too many",
+        ),
         pytest.param(HEAD + b"Content-Length: 99\r\n\r\nshort", b"HTTP/1.1 400 ", id="shorter than it says"),
         pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"HTTP/1.1 400 ", id="bad chunk"),
-        pytest.param(b"\x16\x03\x01\x00\r\n\r\n", b"", id="TLS"),
+        pytest.param(HEAD + b"\r\n", b"HTTP/1.1 411 ", id="no length"),
+        pytest.param(HEAD + b"Content-Length: many\r\n\r\n", b"HTTP/1.1 400 ", id="bad length"),
+        pytest.param(HEAD + b"Content-Length: %b\r\n\r\n" % (b"9" * 5_000), b"HTTP/1.1 413 ", id="length beyond all"),
+        pytest.param(b"GET http://[/ HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 ", id="no URL"),
+        pytest.param(b"\x16\x03\x01\x00\r\n\r\n", b"HTTP/1.1 400 ", id="TLS"),
     ],
 )
 def test_bytes_on_the_socket(
-    receiver: Receiver, capfd: pytest.CaptureFixture[str], sent: bytes, status_line: bytes
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    sent: bytes,
+    status_line: bytes,
 ) -> None:
     """Chunked bodies are taken, broken ones are answered, and neither writes to the terminal."""
+    monkeypatch.setattr(otlp, "MAX_BODY_BYTES", 1_000_000)
     assert raw(receiver, sent).startswith(status_line)
     assert len(receiver.spans) == (b" 200 " in status_line)
     assert send(receiver, "POST", "/v1/logs", content_type=PROTOBUF).status == 200
@@ -241,7 +255,7 @@ def test_it_listens_on_this_machine_only(receiver: Receiver) -> None:
 
 def test_missing_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the decoder cannot be imported, each request is told so, and the receiver remembers why."""
-    monkeypatch.setattr(receiver_module, "_DECODER", "tracedbridge.no_such_module")
+    monkeypatch.setattr(intake, "DECODER", "tracedbridge.no_such_module")
     monkeypatch.delitem(sys.modules, "tracedbridge.no_such_module", raising=False)
     with Receiver() as receiver:
         reply = send(receiver, "POST", "/v1/traces", span_bytes(), content_type=PROTOBUF)
