@@ -23,12 +23,12 @@ import pytest
 
 from tests.support import HANG_S
 from tests.telemetry.backends import Backend, Exchange, Seen
-from tracedbridge.telemetry.otlp import LogRecord, MetricRecord, SpanRecord
+from tracedbridge.telemetry.otlp import LogRecord, MetricRecord, Signal, SpanRecord
 
 __all__ = ("SIGNALS", "Book", "Clock", "Efforts", "Ledger", "Mood", "Mortal", "answers", "closes", "cuts", "is_late",
            "is_silent", "is_slow", "takes_few")  # fmt: skip
 
-SIGNALS = ("traces", "metrics", "logs")
+SIGNALS: tuple[Signal, ...] = ("traces", "metrics", "logs")
 
 # Of a backend that is slow: much more than an answer takes, much less than the budget of the test that uses it.
 _SLOW_S = 0.03

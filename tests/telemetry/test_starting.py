@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from opentelemetry import trace
 
 from tests.support import HANG_S, answer, event
 from tests.telemetry.apps import KINDS, Pairs, app_around, asgi_around
@@ -20,7 +21,7 @@ from tests.telemetry.received import Received
 from tracedbridge import Bridge, create_bridge
 from tracedbridge.messages import Kind
 from tracedbridge.settings import Settings
-from tracedbridge.telemetry import desk, middleware
+from tracedbridge.telemetry import desk, middleware, outbox
 from tracedbridge.telemetry.environment import is_eager
 from tracedbridge.telemetry.middleware import Middleware
 
@@ -468,6 +469,35 @@ def test_every_span_once(flush: str, backend: Backend, monkeypatch: pytest.Monke
         if getattr(record, "name", "") == "GET"
     ]
     assert told == paths
+
+
+@pytest.mark.parametrize("flush", ["auto", "after"])
+def test_many_spans(flush: str, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few invocations it took, what fills a batch is flushed before a queue is full."""
+    set_traffic(monkeypatch, gap_s=ALWAYS_S, most=1_000_000, longest_s=ALWAYS_S)
+    monkeypatch.setattr(middleware, "QUIET_S", ALWAYS_S if flush == "auto" else 0.05)
+    monkeypatch.setattr(outbox, "QUIET_S", 2.0)
+    monkeypatch.setenv("TRACEDBRIDGE_FLUSH", flush)
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "64")
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "256")
+
+    def work(headers: Pairs) -> str:
+        with trace.get_tracer("shop").start_as_current_span("work"):
+            for _ in range(30):
+                trace.get_tracer("shop").start_span("step").end()
+        # As much as a caller does with an answer.
+        time.sleep(0.002)
+        return "ok"
+
+    with create_bridge(asgi_around(work)) as bridge:
+        call(bridge)
+        bridge.settle()
+        for _ in range(40):
+            call(bridge)
+        account = telemetry_of(bridge).pipeline.accounts()[0]  # type: ignore[union-attr]  # it was settled
+        assert account.dropped == {}
+    names = backend.names()
+    assert (names.count("GET"), names.count("step")) == (41, 41 * 30)
 
 
 def test_limits() -> None:

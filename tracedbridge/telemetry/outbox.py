@@ -44,6 +44,8 @@ class Outbox:
         self._starting = threading.Lock()
         self._wake = threading.Event()
         self._closing = threading.Event()
+        # Not to wait until it is quiet.
+        self._hurry = threading.Event()
         self._ended = threading.Event()
         self._is_idle = True
         self._last_ns = 0
@@ -85,21 +87,28 @@ class Outbox:
             self._wake.set()
         return True
 
+    def hurry(self) -> None:
+        """Have the thread not wait any longer."""
+        self._hurry.set()
+
     def forget(self) -> None:
         """Begin anew with nothing, in a process that was forked or restored: the other one has what waited."""
         self._waiting.clear()
         # A thread of before ends, if there is one: it finds nothing to do.
-        self._closing.set()
-        self._wake.set()
+        self._end()
         self._begin()
 
     def close(self) -> None:
         """End the thread, once it is done with what it does."""
-        self._closing.set()
-        self._wake.set()
+        self._end()
         if self._thread is not None and self._thread != _thread.get_ident():
             # Nobody waits for it at exit, and it waits for nobody but the export, which has a budget.
             self._ended.wait(_LONGEST_S)
+
+    def _end(self) -> None:
+        self._closing.set()
+        self._hurry.set()
+        self._wake.set()
 
     def run(self) -> None:
         """Be the thread, until `close`; not if there is one."""
@@ -130,6 +139,7 @@ class Outbox:
                 self._is_idle = False
                 while self._waiting and not closing.is_set():
                     self._wait_for_quiet(closing)
+                    self._hurry.clear()
                     self._work()
                 self._is_idle = True
                 if self._waiting:
@@ -140,9 +150,9 @@ class Outbox:
 
     def _wait_for_quiet(self, closing: threading.Event) -> None:
         ends_ns = time.monotonic_ns() + int(_LONGEST_S * 1e9)
-        while not (closing.is_set() or self.is_full):
+        while not (closing.is_set() or self._hurry.is_set() or self.is_full):
             now_ns = time.monotonic_ns()
             left_s = min(self._last_ns / 1e9 + QUIET_S, ends_ns / 1e9) - now_ns / 1e9
             if left_s <= 0:
                 return
-            closing.wait(left_s)
+            self._hurry.wait(left_s)
