@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 from opentelemetry import trace
@@ -365,6 +365,35 @@ def test_the_response_does_not_wait(received: Received, monkeypatch: pytest.Monk
         assert telemetry_of(bridge).pipeline is None
         assert received.spans == []
     assert len(received.servers()) == 10
+
+
+class Uncopyable:
+    """No attribute's value, and nothing that can be copied."""
+
+    def __deepcopy__(self, memo: object) -> object:
+        raise TypeError("cannot be copied")
+
+
+def test_odd_spans(received: Received, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """What the SDK would refuse, or take without a word, neither raises in the app nor costs another span."""
+    monkeypatch.setenv("TRACEDBRIDGE_FLUSH", "auto")
+
+    def work(headers: Pairs) -> str:
+        tracer, no_value = trace.get_tracer("shop"), cast("Any", Uncopyable())
+        with tracer.start_as_current_span("odd", attributes={"lock": no_value, "kept": 1}) as span:
+            span.set_attributes({})
+            span.set_attribute("list", [1, no_value])
+            span.add_event("nothing", {})
+            span.set_attribute("last", 2)
+        tracer.start_span("even").end()
+        return "ok"
+
+    with caplog.at_level(logging.CRITICAL), create_bridge(asgi_around(work)) as bridge:
+        call(bridge)
+    odd = received.span("odd")
+    assert {"kept": 1, "last": 2}.items() <= odd.attributes.items()
+    assert [each.name for each in odd.events][:1] == ["nothing"]
+    assert received.span("even").name == "even"
 
 
 # Adaptive flush.
