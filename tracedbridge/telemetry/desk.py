@@ -85,10 +85,6 @@ class Desk:
         """Have a thread see to what waits; False if there is none, and there can be none."""
         return self._outbox.hand_over()
 
-    def run(self) -> None:
-        """Be the thread that sees to what waits."""
-        self._outbox.run()
-
     @harmless
     def work(self, last: Watch | None) -> None:
         """Tell what waits, and export it unless that can wait."""
