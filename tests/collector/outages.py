@@ -261,7 +261,7 @@ class Mortal:
 
 
 class Clock:
-    """The monotonic clock, which a test can put forward; pauses are over then, and not before, and nobody has waited."""
+    """The monotonic clock, which a test can put forward; pauses are over then, and not before."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Go as fast as the real one."""
