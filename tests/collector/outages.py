@@ -23,12 +23,12 @@ import pytest
 
 from tests.support import HANG_S
 from tests.telemetry.backends import Backend, Exchange, Seen
-from tracedbridge.telemetry.otlp import LogRecord, MetricRecord, SpanRecord
+from tracedbridge.telemetry.otlp import LogRecord, MetricRecord, Signal, SpanRecord
 
 __all__ = ("SIGNALS", "Book", "Clock", "Efforts", "Ledger", "Mood", "Mortal", "answers", "closes", "cuts", "is_late",
            "is_silent", "is_slow", "takes_few")  # fmt: skip
 
-SIGNALS = ("traces", "metrics", "logs")
+SIGNALS: tuple[Signal, ...] = ("traces", "metrics", "logs")
 
 # Of a backend that is slow: much more than an answer takes, much less than the budget of the test that uses it.
 _SLOW_S = 0.03
@@ -261,7 +261,7 @@ class Mortal:
 
 
 class Clock:
-    """The monotonic clock, which a test can put forward; pauses are over then, and nobody has waited."""
+    """The monotonic clock, which a test can put forward; pauses are over then, and not before."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Go as fast as the real one."""
@@ -270,6 +270,8 @@ class Clock:
         self._ahead_ns = 0
         real_ns = time.monotonic_ns
         monkeypatch.setattr(time, "monotonic_ns", lambda: real_ns() + self._ahead_ns)
+        # The shortest pause is over after a second, and a slow machine takes longer for what is to happen in it.
+        monkeypatch.setattr("tracedbridge.telemetry.export._FIRST_PAUSE_S", 60.0)
 
     def pass_any_pause(self) -> None:
         """Be a minute and a second later: the longest pause is a minute."""

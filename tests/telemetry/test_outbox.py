@@ -143,10 +143,10 @@ def test_no_thread_to_be_had(worker: Worker, monkeypatch: pytest.MonkeyPatch) ->
     worker.box.add(ended("a"))
     with monkeypatch.context() as patch:
 
-        def start(*_: object) -> None:
+        def start(thread: threading.Thread) -> None:
             raise RuntimeError("can't start new thread")
 
-        patch.setattr("_thread.start_new_thread", start)
+        patch.setattr(threading.Thread, "start", start)
         assert not worker.box.hand_over()
     worker.box.add(ended("b"))
     assert worker.box.hand_over()

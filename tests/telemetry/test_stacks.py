@@ -464,8 +464,30 @@ def test_nothing_is_kept_alive(loop: asyncio.AbstractEventLoop) -> None:
         gc.enable()
 
 
+@pytest.mark.parametrize("is_on", [True, False], ids=["collecting", "switched off"])
+def test_no_collection_within(is_on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a collection in the midst of looking would never end, there is none; the collector is left as it was."""
+    seen: list[bool] = []
+    real = sys._current_frames
+
+    def looking() -> dict[int, types.FrameType]:
+        seen.append(gc.isenabled())
+        return real()
+
+    monkeypatch.setattr(sys, "_current_frames", looking)
+    (gc.enable if is_on else gc.disable)()
+    try:
+        stacks_of(None)
+        thread_stack(_thread.start_new_thread(int, ()))
+        assert module_of_stacks.places_of(0) == []
+        assert gc.isenabled() is is_on
+    finally:
+        gc.enable()
+    assert seen == [is_on and sys.version_info >= (3, 12)] * 3
+
+
 def test_what_it_loads(tmp_path: Path) -> None:
-    """Where a bridge has been made without telemetry, importing this loads nothing but itself."""
+    """Where a bridge has been made without telemetry, importing this loads itself and what is built in."""
     program = """
 import sys, tracedbridge
 def app(environ, start_response):
@@ -478,4 +500,4 @@ print(sorted(set(sys.modules) - before))
 """
     done = run_python("-c", program, cwd=tmp_path)
     assert done.stderr == ""
-    assert done.stdout == "['tracedbridge.telemetry', 'tracedbridge.telemetry.stacks']\n"
+    assert done.stdout == "['gc', 'tracedbridge.telemetry', 'tracedbridge.telemetry.stacks']\n"

@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
+from opentelemetry import trace
 
 from tests.support import HANG_S, answer, event
 from tests.telemetry.apps import KINDS, Pairs, app_around, asgi_around
@@ -20,7 +21,7 @@ from tests.telemetry.received import Received
 from tracedbridge import Bridge, create_bridge
 from tracedbridge.messages import Kind
 from tracedbridge.settings import Settings
-from tracedbridge.telemetry import desk, middleware
+from tracedbridge.telemetry import desk, middleware, outbox
 from tracedbridge.telemetry.environment import is_eager
 from tracedbridge.telemetry.middleware import Middleware
 
@@ -366,6 +367,35 @@ def test_the_response_does_not_wait(received: Received, monkeypatch: pytest.Monk
     assert len(received.servers()) == 10
 
 
+class Uncopyable:
+    """No attribute's value, and nothing that can be copied."""
+
+    def __deepcopy__(self, memo: object) -> object:
+        raise TypeError("cannot be copied")
+
+
+def test_odd_spans(received: Received, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """What the SDK would refuse, or take without a word, neither raises in the app nor costs another span."""
+    monkeypatch.setenv("TRACEDBRIDGE_FLUSH", "auto")
+
+    def work(headers: Pairs) -> str:
+        tracer, no_value = trace.get_tracer("shop"), cast("Any", Uncopyable())
+        with tracer.start_as_current_span("odd", attributes={"lock": no_value, "kept": 1}) as span:
+            span.set_attributes({})
+            span.set_attribute("list", [1, no_value])
+            span.add_event("nothing", {})
+            span.set_attribute("last", 2)
+        tracer.start_span("even").end()
+        return "ok"
+
+    with caplog.at_level(logging.CRITICAL), create_bridge(asgi_around(work)) as bridge:
+        call(bridge)
+    odd = received.span("odd")
+    assert {"kept": 1, "last": 2}.items() <= odd.attributes.items()
+    assert [each.name for each in odd.events][:1] == ["nothing"]
+    assert received.span("even").name == "even"
+
+
 # Adaptive flush.
 
 
@@ -468,6 +498,35 @@ def test_every_span_once(flush: str, backend: Backend, monkeypatch: pytest.Monke
         if getattr(record, "name", "") == "GET"
     ]
     assert told == paths
+
+
+@pytest.mark.parametrize("flush", ["auto", "after"])
+def test_many_spans(flush: str, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few invocations it took, what fills a batch is flushed before a queue is full."""
+    set_traffic(monkeypatch, gap_s=ALWAYS_S, most=1_000_000, longest_s=ALWAYS_S)
+    monkeypatch.setattr(middleware, "QUIET_S", ALWAYS_S if flush == "auto" else 0.05)
+    monkeypatch.setattr(outbox, "QUIET_S", 2.0)
+    monkeypatch.setenv("TRACEDBRIDGE_FLUSH", flush)
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "64")
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "256")
+
+    def work(headers: Pairs) -> str:
+        with trace.get_tracer("shop").start_as_current_span("work"):
+            for _ in range(30):
+                trace.get_tracer("shop").start_span("step").end()
+        # As much as a caller does with an answer.
+        time.sleep(0.002)
+        return "ok"
+
+    with create_bridge(asgi_around(work)) as bridge:
+        call(bridge)
+        bridge.settle()
+        for _ in range(40):
+            call(bridge)
+        account = telemetry_of(bridge).pipeline.accounts()[0]  # type: ignore[union-attr]  # it was settled
+        assert account.dropped == {}
+    names = backend.names()
+    assert (names.count("GET"), names.count("step")) == (41, 41 * 30)
 
 
 def test_limits() -> None:

@@ -461,7 +461,11 @@ Samples = dict[Pulse, threading.Semaphore]
 
 def early(pulse: Pulse, samples: Samples) -> None:
     """Block until a stack was taken."""
-    assert samples.setdefault(pulse, threading.Semaphore(0)).acquire(timeout=HANG_S)
+    taken = samples.setdefault(pulse, threading.Semaphore(0))
+    while taken.acquire(blocking=False):
+        # Of a turn before that ended late: the machine was slow.
+        continue
+    assert taken.acquire(timeout=HANG_S)
 
 
 def late(pulse: Pulse, samples: Samples) -> None:

@@ -66,10 +66,13 @@ class Desk:
             # Nearly always where the caller waits for it anyway.
             teller.tell(watch)
             self._unflushed += 1
-            if self._settings.flush_timeout_ms and (mode == "before" or not self._can_wait(watch)):
+            if self._settings.flush_timeout_ms and (mode == "before" or not self._can_wait(teller, watch)):
                 self._flush(teller, watch)
             return
         self._outbox.add(watch)
+        if teller is not None and teller.has_batch():
+            # The app's own spans, or records of the lines that it logs: they do not wait to be told.
+            self._outbox.hurry()
         if mode == "after" and not self._outbox.is_full and self._outbox.hand_over():
             return
         is_due = watch.begun_ns > self._middleware.answered_ns
@@ -82,10 +85,6 @@ class Desk:
         """Have a thread see to what waits; False if there is none, and there can be none."""
         return self._outbox.hand_over()
 
-    def run(self) -> None:
-        """Be the thread that sees to what waits."""
-        self._outbox.run()
-
     @harmless
     def work(self, last: Watch | None) -> None:
         """Tell what waits, and export it unless that can wait."""
@@ -94,11 +93,12 @@ class Desk:
             self._outbox.take()
             return
         with self._telling:
-            waiting = self._outbox.take()
-            for watch in waiting:
+            for watch in self._outbox.take():
                 teller.tell(watch)
-        self._unflushed += len(waiting)
-        if last is not None and self._settings.flush == "auto" and self._can_wait(last):
+                self._unflushed += 1
+                if teller.has_batch():
+                    self._flush(teller, last)
+        if last is not None and self._settings.flush == "auto" and self._can_wait(teller, last):
             return
         self._flush(teller, last)
 
@@ -192,13 +192,13 @@ class Desk:
         if awaiting is not None:
             self._middleware.listen()
 
-    def _can_wait(self, watch: Watch) -> bool:
+    def _can_wait(self, teller: Teller, watch: Watch) -> bool:
         """Say whether traffic is steady, and little of it is unflushed."""
         is_close = watch.begun_ns - self._last_ns < _STEADY_GAP_NS
         self._row = self._row + 1 if is_close else 0
         self._last_ns = watch.ended_ns
         is_little = self._unflushed < _STEADY_MOST and watch.ended_ns - self._flushed_ns < _STEADY_LONGEST_NS
-        return self._row >= _STEADY and is_little
+        return self._row >= _STEADY and is_little and not teller.has_batch()
 
     @harmless
     def _flush(self, teller: Teller, last: Watch | None) -> None:

@@ -170,6 +170,10 @@ class Sink:
             return False
         return insists or time.monotonic_ns() >= self._resumes_ns
 
+    def has_batch(self) -> bool:
+        """Say whether as many spans or records wait as go into one request, and could be sent now."""
+        return self._account.pending >= self._batch_limit and self.signal != "metrics" and self.has_work()
+
     def send_at_once(self, deadline_ns: int) -> bool:
         """Send the first batch on this thread, if that waits for nobody; the answer is for `take_answer`."""
         if not self.wire.sends_at_once or not self._busy.acquire(blocking=False):
@@ -414,6 +418,10 @@ class Export:
             # An invocation that outlived close(): no thread is left waiting for another.
             self.close()
         return time.monotonic_ns() - begun_ns
+
+    def has_batch(self) -> bool:
+        """Say whether so much waits that it is time for a flush, so that the queues do not fill up."""
+        return any(sink.has_batch() for sink in self._sinks)
 
     def close(self) -> None:
         """End the threads, once they are done with what they do, and close the connections."""

@@ -115,6 +115,8 @@ class Middleware:
     def desk(self) -> Desk:
         """Who sees to what was noted."""
         if self._desk is None:
+            # What is loaded from here on is no import of the app's.
+            self.story.end()
             from tracedbridge.telemetry.desk import Desk
 
             with self._making:
@@ -327,8 +329,9 @@ class Middleware:
 
     @harmless
     def _come(self) -> None:
+        # As little as possible: `threading` does not know this thread, and would keep a dummy of it for ever.
         time.sleep(QUIET_S)
-        self.desk.run()
+        self.desk.hand_over()
 
     def log(self, facts: LogFacts) -> None:
         """Take a log line of the app."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -39,12 +38,12 @@ class Outbox:
             self._last_ns = waiting[-1].ended_ns
 
     def _begin(self) -> None:
-        # Its identifier.
-        self._thread: int | None = None
+        self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._wake = threading.Event()
         self._closing = threading.Event()
-        self._ended = threading.Event()
+        # Not to wait until it is quiet.
+        self._hurry = threading.Event()
         self._is_idle = True
         self._last_ns = 0
         self._bytes = 0
@@ -85,64 +84,62 @@ class Outbox:
             self._wake.set()
         return True
 
+    def hurry(self) -> None:
+        """Have the thread not wait any longer."""
+        self._hurry.set()
+
     def forget(self) -> None:
         """Begin anew with nothing, in a process that was forked or restored: the other one has what waited."""
         self._waiting.clear()
         # A thread of before ends, if there is one: it finds nothing to do.
-        self._closing.set()
-        self._wake.set()
+        self._end()
         self._begin()
 
     def close(self) -> None:
         """End the thread, once it is done with what it does."""
-        self._closing.set()
-        self._wake.set()
-        if self._thread is not None and self._thread != _thread.get_ident():
-            # Nobody waits for it at exit, and it waits for nobody but the export, which has a budget.
-            self._ended.wait(_LONGEST_S)
+        self._end()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            # It is a daemon, and waits for nobody but the export, which has a budget.
+            thread.join(_LONGEST_S)
 
-    def run(self) -> None:
-        """Be the thread, until `close`; not if there is one."""
-        with self._starting:
-            if self._thread is not None or self._closing.is_set():
-                return
-            self._thread = _thread.get_ident()
+    def _end(self) -> None:
+        self._closing.set()
+        self._hurry.set()
         self._wake.set()
-        self._run(self._wake, self._closing, self._ended)
 
     def _start(self) -> bool:
         with self._starting:
             if self._thread is None:
+                thread = threading.Thread(target=self._run, name="tracedbridge-outbox", daemon=True)
                 try:
-                    self._thread = _thread.start_new_thread(self._run, (self._wake, self._closing, self._ended))
+                    thread.start()
                 except RuntimeError:
                     # The interpreter is ending: close() comes next.
                     return False
+                self._thread = thread
         return True
 
-    def _run(self, wake: threading.Event, closing: threading.Event, ended: threading.Event) -> None:
-        # For those who list threads, and for log records.
-        threading.current_thread().name = "tracedbridge-outbox"
-        try:
-            while not closing.is_set():
-                wake.wait()
-                wake.clear()
-                self._is_idle = False
-                while self._waiting and not closing.is_set():
-                    self._wait_for_quiet(closing)
-                    self._work()
-                self._is_idle = True
-                if self._waiting:
-                    # It came while this thread was not idle yet.
-                    wake.set()
-        finally:
-            ended.set()
+    def _run(self) -> None:
+        wake, closing = self._wake, self._closing
+        while not closing.is_set():
+            wake.wait()
+            wake.clear()
+            self._is_idle = False
+            while self._waiting and not closing.is_set():
+                self._wait_for_quiet(closing)
+                self._hurry.clear()
+                self._work()
+            self._is_idle = True
+            if self._waiting:
+                # It came while this thread was not idle yet.
+                wake.set()
 
     def _wait_for_quiet(self, closing: threading.Event) -> None:
         ends_ns = time.monotonic_ns() + int(_LONGEST_S * 1e9)
-        while not (closing.is_set() or self.is_full):
+        while not (closing.is_set() or self._hurry.is_set() or self.is_full):
             now_ns = time.monotonic_ns()
             left_s = min(self._last_ns / 1e9 + QUIET_S, ends_ns / 1e9) - now_ns / 1e9
             if left_s <= 0:
                 return
-            closing.wait(left_s)
+            self._hurry.wait(left_s)

@@ -7,6 +7,7 @@ look while C code keeps the interpreter's lock.
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from time import monotonic_ns
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import CodeType, FrameType
 
-__all__ = ("WATCHDOG", "Stack", "places_of", "stacks_of", "text_of", "thread_stack")
+__all__ = ("WATCHDOG", "Stack", "frames_now", "places_of", "stacks_of", "text_of", "thread_stack")
 
 # The name of the thread that looks at the others: what it does itself says nothing.
 WATCHDOG = "tracedbridge-watchdog"
@@ -102,6 +103,22 @@ class _Sources:
             return ""
 
 
+# CPython 3.11 may collect garbage in the middle of `sys._current_frames`, and then waits for a lock that it holds
+# itself: for ever, and with the interpreter's. Later versions collect between two instructions only. Source: gh-106883.
+_COLLECTS_WITHIN = sys.version_info < (3, 12)
+
+
+def frames_now() -> dict[int, FrameType]:
+    """Return the innermost frame of each thread, by thread id, as `sys._current_frames` does; safely."""
+    if not (_COLLECTS_WITHIN and gc.isenabled()):
+        return sys._current_frames()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        gc.enable()
+
+
 def stacks_of(loop: AbstractEventLoop | None) -> list[Stack]:
     """
     Return what all threads do, and all tasks of ``loop``; call it from any thread.
@@ -110,7 +127,7 @@ def stacks_of(loop: AbstractEventLoop | None) -> list[Stack]:
     with equal stacks are one `Stack`. At most 64 are returned; the name of a kind's last one tells how many were left
     out. Sources are read when a text is asked for: that takes longer, up to a tenth of a second for all of them.
     """
-    frames = sys._current_frames()
+    frames = frames_now()
     # Else this frame would be in a variable of its own, and live until the garbage collector comes.
     frames[threading.get_ident()] = sys._getframe(1)
     threads = _threads(frames, getattr(loop, "_thread_id", None))
@@ -134,7 +151,7 @@ def thread_stack(thread_id: int) -> str:
 
 def places_of(thread_id: int) -> list[Place]:
     """Return where another thread is, innermost first; `text_of` reads the source to it."""
-    frame = sys._current_frames().get(thread_id)
+    frame = frames_now().get(thread_id)
     return [] if frame is None else _places(_callers(frame))
 
 
@@ -257,8 +274,6 @@ def _next_of(awaiting: object) -> object:
             return getattr(awaiting, name)
     if type(awaiting).__name__ not in _WRAPPERS:
         return None
-    import gc
-
     # These have no attribute that leads on; the garbage collector knows what they hold.
     return next((each for each in gc.get_referents(awaiting) if _leads_on(each)), None)
 

@@ -164,6 +164,10 @@ class Teller:
         if self.pipeline is not None:
             self.pipeline.flush(budget_ms)
 
+    def has_batch(self) -> bool:
+        """Say whether so much waits that it is time for a flush."""
+        return self.pipeline is not None and self.pipeline.export.has_batch()
+
     def close(self, budget_ms: float) -> None:
         """Export what is left, say what was lost, and end."""
         if self.pipeline is None:

@@ -16,7 +16,7 @@ from _weakrefset import WeakSet
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Protocol
 
-from tracedbridge.telemetry.stacks import WATCHDOG, places_of, stacks_of, text_of
+from tracedbridge.telemetry.stacks import WATCHDOG, frames_now, places_of, stacks_of, text_of
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -304,7 +304,7 @@ class Watchdog:
 
 def _is_waiting(thread_id: int) -> bool:
     """Say whether a thread's loop waits for events."""
-    frame = sys._current_frames().get(thread_id)
+    frame = frames_now().get(thread_id)
     return frame is not None and frame.f_code.co_name in ("select", "noted", "poll")
 
 
