@@ -128,7 +128,7 @@ def test_the_protocol_of_a_signal(
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "-1"),
         ("OTEL_BLRP_MAX_QUEUE_SIZE", "1.5"),
         ("OTEL_TRACES_SAMPLER", "dice"),
-        ("OTEL_TRACES_SAMPLER_ARG", "often"),
+        ("OTEL_TRACES_SAMPLER_ARG", "2"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "tight"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "no-value"),

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan
 
 from tests.support import HANG_S, Answer, Receive, Scope, Send, answer, event, no_lifespan, respond
 from tests.telemetry.apps import KINDS, Pairs, app_around, asgi_around
@@ -22,7 +23,7 @@ from tests.telemetry.functions import json_lines, run_function, run_program
 from tests.telemetry.received import Received, child_of
 from tracedbridge import Bridge, create_bridge
 from tracedbridge.messages import Kind
-from tracedbridge.telemetry import middleware
+from tracedbridge.telemetry import middleware, queues
 from tracedbridge.telemetry.otlp import SpanRecord
 from tracedbridge.telemetry.stalls import Pulse
 from tracedbridge.telemetry.watch import Watch
@@ -418,6 +419,32 @@ def test_an_alarm_against_the_end(
     counts = [received.counts(f"faas.{name}", "faas.trigger") for name in ("timeouts", "invocations")]
     assert counts[0] == {("http",): len(timed_out)}
     assert counts[1].get(("http",), 0) == 60 - len(timed_out)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_spans_that_end_under_an_alarm(kind: Kind, received: Received, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spans that end just while the alarm tells them, or is about to, are told once."""
+    opened: list[trace.Span] = []
+
+    def made_late(*args: Any, **kwargs: Any) -> ReadableSpan:
+        for span in opened:
+            span.end()
+        return ReadableSpan(*args, **kwargs)
+
+    monkeypatch.setattr(queues, "ReadableSpan", made_late)
+    invoked = Invoked(received)
+
+    def handle(headers: Pairs) -> str:
+        opened.extend([tracer.start_span("query"), tracer.start_span("query")])
+        sleeping(invoked)
+        return "ok"
+
+    with create_bridge(app_around(kind, handle)) as bridge:
+        assert call(bridge, Context(DEADLINE_MS)).body == b"ok"
+    told = [span for span in received.spans if span.name == "query"]
+    assert sorted(span.span_id for span in told) == sorted(f"{span.get_span_context().span_id:016x}" for span in opened)
+    # One in the alarm's words, the other in its own.
+    assert sorted(span.status for span in told) == ["error", "unset"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -51,9 +51,9 @@ class SpanQueue(SpanProcessor):
         """Queue the span."""
         if span.context is None:
             return
-        if self.notes_open:
-            self._open.pop(span.context.span_id, None)
-        if self._told and span.context.span_id in self._told:
+        # Whoever takes it out of the open ones tells it: an alarm may come at this very moment.
+        is_ours = self.notes_open and self._open.pop(span.context.span_id, None) is not None
+        if not is_ours and self._told and span.context.span_id in self._told:
             self._told.discard(span.context.span_id)
         elif span.context.trace_flags.sampled:
             for sink in self._sinks:
@@ -70,7 +70,11 @@ class SpanQueue(SpanProcessor):
             is_of_another = self._owner.get(span, ids.span_id) != ids.span_id
             if is_of_another or span.context.trace_id != ids.trace_id or (span.start_time or 0) < since_ns:
                 continue
+            # First said, then taken: whoever ends it now finds it there, or has taken it himself.
             self._told.add(span.context.span_id)
+            if self._open.pop(span.context.span_id, None) is None:
+                self._told.discard(span.context.span_id)
+                continue
             timed_out = ReadableSpan(
                 span.name, span.context, span.parent, span.resource,
                 {**(span.attributes or {}), "error.type": "DeadlineError"}, span.events, span.links, span.kind,

@@ -73,16 +73,12 @@ class Pulse:
         if since_ns is not None and not self.busy_since_ns:
             self.busy_since_ns = since_ns
 
-    def end_ns(self) -> int:
-        """Return how long the longest turn since `begin` took, be it over or not, in nanoseconds; or 0."""
+    def end(self) -> Stall | None:
+        """Return the longest turn since `begin`, be it over or not; None if the loop has not turned."""
         since_ns = self.busy_since_ns
         if since_ns:
             self.turned(since_ns, monotonic_ns())
-        return self.longest_ns
-
-    def end(self) -> Stall | None:
-        """Return the longest turn since `begin`, be it over or not; None if the loop has not turned."""
-        if not self.end_ns():
+        if not self.longest_ns:
             return None
         return Stall(self.longest_ns, self._samples.get(self._longest_since_ns, ""))
 

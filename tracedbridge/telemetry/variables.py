@@ -10,7 +10,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tracedbridge.telemetry.environment import endpoint_override, value, warn
+from tracedbridge.telemetry.environment import endpoint_override, sampler, value, warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,6 +84,16 @@ def _one_of(*choices: str) -> Callable[[str], bool]:
     return lambda text: text.lower() in choices
 
 
+def _is_sampler_argument(text: str) -> bool:
+    if not sampler().endswith("traceidratio"):
+        # An installed component's own.
+        return True
+    try:
+        return 0.0 <= float(text) <= 1.0
+    except ValueError:
+        return False
+
+
 def _checks() -> dict[str, Callable[[str], bool]]:
     return {
         **{
@@ -100,4 +110,6 @@ def _checks() -> dict[str, Callable[[str], bool]]:
             for name, is_good in (("TIMEOUT", _is_duration), ("COMPRESSION", _one_of("none", "gzip", "deflate")))
         },
         "OTEL_METRICS_EXEMPLAR_FILTER": _one_of("always_on", "always_off", "trace_based"),
+        # Of which some versions of the SDK make an exception, and others the default.
+        "OTEL_TRACES_SAMPLER_ARG": _is_sampler_argument,
     }  # fmt: skip
