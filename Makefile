@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test check soak bench clean
 
-# Installs into a new .venv and shows one cold and two warm invocations of the FastAPI example.
+# Installs into a new .venv and shows a cold and some warm invocations of the FastAPI example in the viewer, until
+# Ctrl-C; with ONCE=1, with CI set or without a terminal it checks that they came, and ends.
 demo:
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet '.[cli]'
 	$(BIN)/pip install --quiet -r examples/fastapi/requirements.txt
-	$(BIN)/tracedbridge invoke examples/fastapi/index.py GET /items/3 --repeat 3
+	$(BIN)/python scripts/demo.py
 
 # Installs and runs everything that CI runs: checks, the whole suite, the other Pythons, the lowest dependencies.
 test:

@@ -2,9 +2,11 @@
 Runs what CI runs, each part in an environment of its own; `make test` calls it with nothing but the standard library.
 
 main    checks (ruff, mypy) and the whole suite with coverage, on the Python that runs this
-others  unit, kind and collector tests on the other supported Pythons, found by running them
-lowest  the same tests on the lowest allowed versions of the dependencies
+others  the suite on the other supported Pythons, found by running them
+lowest  the same on the lowest allowed versions of the dependencies, without the frameworks
 bare    the suite without its telemetry tests, in a copy whose telemetry/ is deleted
+
+Only main runs the tests of the viewer's page in a browser and of the dashboards in a Prometheus.
 """
 
 from __future__ import annotations
@@ -23,6 +25,11 @@ ROOT = Path(__file__).resolve().parent.parent
 VENVS = ROOT / ".venvs"
 VERSIONS = ("3.11", "3.12", "3.13")
 PARTS = ("main", "others", "lowest", "bare")
+
+# They test JavaScript and PromQL, which no other Python changes, and take more than two minutes.
+NOT_TWICE = "not browser and not dashboards"
+# The same tests, where what they import is not installed.
+FOLDERS_NOT_TWICE = ("tests/serving/page", "tests/dashboards")
 
 # 25 minutes: the whole matrix has 45, and a test that hangs must not take CI's 90.
 TIMEOUT_S = 1500
@@ -102,7 +109,7 @@ def others_part() -> None:
                 sys.exit(1)
             continue
         programs = environment(f"py{version}", found[version], "--editable", ".[dev]")
-        run(programs / "python", "-m", "pytest", "-q", env={"PYTHONDEVMODE": "1"})
+        run(programs / "python", "-m", "pytest", "-q", "-m", NOT_TWICE, env={"PYTHONDEVMODE": "1"})
 
 
 def lowest_part() -> None:
@@ -114,7 +121,8 @@ def lowest_part() -> None:
     run(*install, "--resolution", "lowest-direct", "--editable", ".[cli,grpc]")
     run(*install, "pytest", "hypothesis", "rotel")
     run(uv, "pip", "list", "--python", python)
-    run(python, "-m", "pytest", "-q", "-m", "not frameworks")
+    ignored = [f"--ignore={folder}" for folder in FOLDERS_NOT_TWICE]
+    run(python, "-m", "pytest", "-q", "-m", "not frameworks", *ignored)
 
 
 def bare_part() -> None:
@@ -133,7 +141,7 @@ def bare_part() -> None:
                 shutil.copy2(ROOT / file, copy / file)
         # The copy before the editable install of the original.
         env = {"PYTHONPATH": str(copy), "TRACEDBRIDGE_TEST_BARE": "1"}
-        run(programs / "python", "-m", "pytest", "-q", "-m", "not telemetry", cwd=copy, env=env)
+        run(programs / "python", "-m", "pytest", "-q", "-m", f"not telemetry and {NOT_TWICE}", cwd=copy, env=env)
 
 
 def main() -> None:

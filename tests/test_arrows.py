@@ -17,6 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From top to bottom: a module imports only what is on its own line or below. Imports inside functions count, too.
 LAYERS = (
     ("cli", "__main__"),
+    ("commands",),
     ("serving", "coldstarts"),
     ("create",),
     ("bridge", "ending"),

@@ -31,6 +31,7 @@ class Bridge:
         self._app = app
         self._telemetry = telemetry
         self._raise_errors = settings.raise_errors
+        self._tells_trace = settings.trace_response
         self._deadline_ns = None if settings.deadline_ms is None else int(settings.deadline_ms * 1e6)
         self._closed = False
 
@@ -65,6 +66,8 @@ class Bridge:
                 invocation.response = checked(answer_to(error), "")
             else:
                 invocation.response = self._answer(invocation.arrived(request), invocation)
+            if self._tells_trace:
+                invocation.tell_trace(invocation.response)
             return event_format.encode(invocation.response, event)
 
     def _answer(self, request: Request, invocation: Invocation) -> Response:

@@ -158,6 +158,9 @@ class Invocation:
     def response_started(self) -> None:
         """Note that the app has given status and headers."""
 
+    def tell_trace(self, response: Response) -> None:
+        """Have the response's fields say which trace it belongs to."""
+
     def failed(self, error: BaseException) -> None:
         """Note the first error of this invocation."""
         if self.error is None:

@@ -48,6 +48,7 @@ class Settings:
         "start",
         "telemetry",
         "timeout_margin_ms",
+        "trace_response",
     )
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
@@ -58,6 +59,7 @@ class Settings:
         self.telemetry: bool = source.read("TELEMETRY", _switch, default=True, shown="on")
         self.raise_errors: bool = source.read("RAISE_ERRORS", _switch, default=False, shown="off")
         self.asgi_detail: bool = source.read("ASGI_DETAIL", _switch, default=False, shown="off")
+        self.trace_response: bool = source.read("TRACE_RESPONSE", _switch, default=False, shown="off")
         self.parent: Parent = source.read("PARENT", _parent, default="parent", shown="parent")
         self.deadline_ms: float | None = source.read("DEADLINE_MS", _positive, default=None, shown="no deadline")
         self.start: Start = source.read("START", _start, default="auto", shown="auto")

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, Metric
 
@@ -108,8 +109,5 @@ def _text(value: object) -> str:
 
 @functools.cache
 def _promoted() -> tuple[str, ...]:
-    # Of the dev extra: where it is missing, the tests are skipped, and this module is still imported by them.
-    import yaml
-
     config = yaml.safe_load((DASHBOARDS / "prometheus" / "prometheus.yml").read_text())
     return tuple(config["otlp"]["promote_resource_attributes"])

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.dashboards.openmetrics import DASHBOARDS
 
-yaml = pytest.importorskip("yaml", reason="PyYAML, of the dev extra, is not installed")
-
-pytestmark = pytest.mark.telemetry
+pytestmark = [pytest.mark.dashboards, pytest.mark.telemetry]
 
 
 def _yaml(path: str) -> Any:

@@ -11,7 +11,7 @@ import pytest
 from tests.dashboards.openmetrics import DASHBOARDS, series_names
 from tracedbridge.telemetry.metrics import INSTRUMENTS
 
-pytestmark = pytest.mark.telemetry
+pytestmark = [pytest.mark.dashboards, pytest.mark.telemetry]
 
 # It would have us write the schema that Grafana 12 reads behind a feature flag only.
 _SDK_WARNS = pytest.mark.filterwarnings("ignore:Prefer using dashboardv2:DeprecationWarning")
@@ -38,7 +38,6 @@ def _selected(query: str) -> set[str]:
 @_SDK_WARNS
 def test_committed_are_the_generated() -> None:
     """What dashboards/build.py writes is what the repository has, to the byte, and there is no other dashboard."""
-    pytest.importorskip("grafana_foundation_sdk", reason="the Grafana SDK is not installed")
     from dashboards.build import files
 
     generated = files()
@@ -60,7 +59,6 @@ def test_metrics_are_instruments() -> None:
 @_SDK_WARNS
 def test_instruments_are_on_panels() -> None:
     """Each instrument is on a panel, or build.py says why not; what it says is no panel's is on none."""
-    pytest.importorskip("grafana_foundation_sdk", reason="the Grafana SDK is not installed")
     from dashboards.build import NOT_SHOWN
 
     shown = {_SERIES[name].name for query in _queries() for name in _selected(query)}

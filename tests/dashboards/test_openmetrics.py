@@ -5,22 +5,20 @@ from __future__ import annotations
 import re
 
 import pytest
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client import REGISTRY, generate_latest
 
 from tests.dashboards.openmetrics import labels_of, series_names, text_of
 from tests.dashboards.simulation import Instance
 from tracedbridge.telemetry.metrics import INSTRUMENTS, Metrics
 
-pytest.importorskip("yaml", reason="PyYAML, of the dev extra, is not installed")
-
-pytestmark = pytest.mark.telemetry
+pytestmark = [pytest.mark.dashboards, pytest.mark.telemetry]
 
 
 def test_names_are_the_exporters() -> None:
     """Each instrument has the series names and the bucket labels that opentelemetry-exporter-prometheus gives it."""
-    exporter = pytest.importorskip("opentelemetry.exporter.prometheus", reason="the exporter is not installed")
-    client = pytest.importorskip("prometheus_client", reason="the exporter is not installed")
-    reader = exporter.PrometheusMetricReader()
+    reader = PrometheusMetricReader()
     provider = MeterProvider([reader])
     metrics = Metrics(provider.get_meter("test"), "f")
     instance = Instance(1, "f", None, None)
@@ -28,7 +26,7 @@ def test_names_are_the_exporters() -> None:
         metrics.record(each.name, 1, None)
         instance.record(each.name, 1)
     instance.push(0)
-    exposed = client.generate_latest(client.REGISTRY).decode()
+    exposed = generate_latest(REGISTRY).decode()
     provider.shutdown()
     theirs = _series(exposed)
     ours = _series(text_of(instance.pushes, is_live=True))

@@ -17,9 +17,7 @@ from tests.dashboards.expectations import PANELS, RULES, Expected, Window, agree
 from tests.dashboards.openmetrics import DASHBOARDS, text_of
 from tests.dashboards.simulation import BEGUN_S, ENDED_S, INSTANCES, Demo, Fact, Instance, simulate
 
-pytest.importorskip("yaml", reason="PyYAML, of the dev extra, is not installed")
-
-pytestmark = pytest.mark.telemetry
+pytestmark = [pytest.mark.dashboards, pytest.mark.telemetry]
 
 _STEP_S = 300
 _FILES = ("coldstarts", "invocations", "telemetry")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from tests.dashboards.engine import promtool
 from tests.dashboards.openmetrics import DASHBOARDS, series_names
 from tracedbridge.telemetry.metrics import INSTRUMENTS
 
-yaml = pytest.importorskip("yaml", reason="PyYAML, of the dev extra, is not installed")
-
-pytestmark = pytest.mark.telemetry
+pytestmark = [pytest.mark.dashboards, pytest.mark.telemetry]
 
 _FOLDER = DASHBOARDS / "prometheus"
 _RULES = [rule for group in yaml.safe_load((_FOLDER / "rules.yml").read_text())["groups"] for rule in group["rules"]]

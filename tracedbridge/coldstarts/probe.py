@@ -138,9 +138,9 @@ def _begun(each: Import) -> int:
 
 
 def _explain(report: BinaryIO, error: BaseException, what: str) -> int:
-    from tracedbridge.serving import invoke
+    from tracedbridge.serving.explaining import explanation
 
-    invoke.explain(error, what)
+    sys.stderr.write(explanation(error, what))
     return _send(report, None)
 
 

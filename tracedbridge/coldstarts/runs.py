@@ -19,7 +19,7 @@ import time
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, NotRequired, TypedDict, cast
 
-from tracedbridge.children import ended_by_signals, signal_name
+from tracedbridge.children import END_TIMEOUT_S, ended_by_signals, signal_name
 from tracedbridge.refusal import Refusal
 from tracedbridge.settings import Settings
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 __all__ = ("Failure", "Import", "Measured", "Run", "Task", "measure", "read", "write")
 
 _VERSION: Literal[1] = 1
-
-# An app's lifespan shutdown (3 s) fits in; after that a child that has told all is killed.
-_END_TIMEOUT_S = 5.0
 
 # How long the child may be dead, its output held open by a process that it left behind, until we notice.
 _POLL_S = 0.2
@@ -278,7 +275,7 @@ def _line_of(child: subprocess.Popen[bytes], timeout_s: float) -> bytes | None:
 def _end_of(child: subprocess.Popen[bytes]) -> str:
     """Say how a child ended that has told nothing."""
     try:
-        code = child.wait(_END_TIMEOUT_S)
+        code = child.wait(END_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return "the app's process closed its output before it had answered"
     if code < 0:
@@ -289,7 +286,7 @@ def _end_of(child: subprocess.Popen[bytes]) -> str:
 def _await_end(child: subprocess.Popen[bytes]) -> None:
     """Let a child shut its app down, for a while."""
     try:
-        child.wait(_END_TIMEOUT_S)
+        child.wait(END_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         # A thread of the app's holds it, say; what it had to tell is told.
         return

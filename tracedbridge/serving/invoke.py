@@ -12,13 +12,12 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from tracedbridge.serving.explaining import explanation
+
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import BinaryIO
 
-__all__ = ("explain", "main")
-
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+__all__ = ("main",)
 
 
 def main() -> int:
@@ -49,62 +48,20 @@ def _answer(events: list[bytes], answers: BinaryIO) -> bool:
     try:
         from tracedbridge import vc_handler
     except BaseException as error:  # noqa: BLE001 - whatever an app raises is shown to its developer
-        return explain(error, "could not start the app")
+        sys.stderr.write(explanation(error, "could not start the app"))
+        return True
     for number, line in enumerate(events, 1):
         event = json.loads(line)
         try:
             answer = vc_handler(event, None)
         except BaseException as error:  # noqa: BLE001 - whatever an app raises is shown to its developer
-            return explain(error, f"could not answer event {number} of {len(events)}")
+            sys.stderr.write(explanation(error, f"could not answer event {number} of {len(events)}"))
+            return True
         answers.write(json.dumps(answer).encode() + b"\n")
         # At once: whatever comes next, this answer has been given. And a fork of the app must not write it again.
         answers.flush()
         vc_handler.settle()
     return False
-
-
-def explain(error: BaseException, what: str) -> bool:
-    """
-    Write to standard error why an app could not be started, or did not answer; return True.
-
-    Args:
-        error: What was raised; KeyboardInterrupt is raised again.
-        what: What could not be done, as a sentence begins.
-    """
-    from tracedbridge.errors import LoadError, TracedBridgeError
-
-    if isinstance(error, KeyboardInterrupt):
-        raise error
-    if isinstance(error, TracedBridgeError):
-        if error.__cause__ is not None:
-            _print_traceback(error.__cause__)
-        # A LoadError begins with what could not be done, too.
-        _say(str(error) if isinstance(error, LoadError) else f"{what}: {error}")
-    elif isinstance(error, SystemExit):
-        _say(f"{what}: the app called sys.exit({error.code!r})")
-    else:
-        _print_traceback(error)
-        _say(f"{what}: the app raised {type(error).__name__}; see the traceback above")
-    return True
-
-
-def _print_traceback(error: BaseException) -> None:
-    """Print an app's exception without the frames that are ours or the import system's."""
-    import traceback
-
-    first = error.__traceback__
-    entry: TracebackType | None = first
-    while entry is not None:
-        if entry.tb_frame.f_code.co_filename.startswith(_PACKAGE):
-            first = entry.tb_next
-        entry = entry.tb_next
-    while first is not None and first.tb_frame.f_code.co_filename.startswith("<frozen importlib"):
-        first = first.tb_next
-    traceback.print_exception(error.with_traceback(first))
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"tracedbridge: {line}\n")
 
 
 if __name__ == "__main__":

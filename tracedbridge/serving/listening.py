@@ -16,14 +16,27 @@ from urllib.parse import urlsplit
 
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler
 
+from tracedbridge.refusal import Refusal
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from wsgiref.types import WSGIApplication
+    from wsgiref.types import WSGIApplication, WSGIEnvironment
 
-__all__ = ("HOST", "Listener", "bound")
+__all__ = ("HEADERS", "HOST", "TARGET", "Listener", "bound", "bound_from")
 
-# The only address: what comes here may hold secrets, and nobody is asked for a password.
 HOST = "127.0.0.1"
+"""Where everything listens that nobody asked for elsewhere: what comes may hold secrets, and needs no password."""
+
+HEADERS = "tracedbridge.headers"
+"""In the environ: names and values of the request's headers as they came, in order, repeats kept."""
+
+TARGET = "tracedbridge.target"
+"""In the environ: the request's target as it came."""
+
+# Who has so many servers open has forgotten to close them.
+_MORE_PORTS = 50
+
+_LAST_PORT = 65_535
 
 # A client on this machine that says nothing for so long has died or hangs.
 _SILENCE_TIMEOUT_S = 10.0
@@ -35,7 +48,7 @@ _POLL_S = 0.02
 # milliseconds. A browser opens six connections.
 _MAX_CONNECTIONS = 32
 
-# When all threads are taken, whoever has held one for so long must go: it sends a byte now and then.
+# An exporter that has held a thread for so long, when all are taken, sends a byte now and then.
 _PATIENCE_S = 2.0
 
 # How long close() lets running requests write their answers, and after that how long it waits for their threads,
@@ -52,12 +65,36 @@ _LINGER_SILENCE_S = 0.5
 _BACKLOG = 128
 
 
-def bound(ports: Iterable[int]) -> socket.socket:
+def bound_from(port: int, host: str = HOST) -> socket.socket:
+    """
+    Return a socket that listens on a port, or the next free one of the fifty after it; for the user of a command.
+
+    Args:
+        port: 0 is any free port.
+        host: An address of this machine.
+
+    Raises:
+        Refusal: No port is free or allowed, or the address is none of this machine's.
+    """
+    if not 0 <= port <= _LAST_PORT:
+        raise Refusal(f"could not listen on {host}:{port}: ports end at {_LAST_PORT}", 2)
+    last = min(port + _MORE_PORTS, _LAST_PORT) if port else port
+    try:
+        return bound(range(port, last + 1), host)
+    except OSError as error:
+        reason = f"{error.strerror}; choose another address or port"
+        if error.errno == errno.EADDRINUSE:
+            reason = f"ports {port} to {last} are all taken; end what listens there, or choose another port"
+        raise Refusal(f"could not listen on {host}:{port}: {reason}") from error
+
+
+def bound(ports: Iterable[int], host: str = HOST) -> socket.socket:
     """
     Return a socket that listens on the first of ``ports`` that is free.
 
     Args:
         ports: At least one; 0 is any free port.
+        host: An address of this machine.
 
     Raises:
         OSError: None of them is free, or one may not be used.
@@ -65,11 +102,11 @@ def bound(ports: Iterable[int]) -> socket.socket:
     taken = OSError(errno.EADDRINUSE, "no port to listen on")
     for port in ports:
         # Not left to werkzeug, which ends the process where a port is taken.
-        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         try:
             # Else a port is taken for a minute after its last connection.
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind((HOST, port))
+            listening.bind((host, port))
             listening.listen(_BACKLOG)
         except OSError as error:
             listening.close()
@@ -85,19 +122,28 @@ class Listener:
     """Answers the requests that come to a listening socket, from its construction until ``close()``."""
 
     def __init__(
-        self, app: WSGIApplication, listening: socket.socket, *, name: str, prepare: Callable[[], object]
+        self,
+        app: WSGIApplication,
+        listening: socket.socket,
+        *,
+        name: str,
+        host: str = HOST,
+        prepare: Callable[[], object] = bool,
+        patience_s: float = _PATIENCE_S,
     ) -> None:
         """
         Begin.
 
         Args:
-            app: Called in several threads.
+            app: Called in several threads; its environ has `HEADERS` and `TARGET`.
             listening: As ``bound()`` returns it; ours from now on.
             name: Of the threads.
+            host: As ``bound()`` was told.
             prepare: Called in the accepting thread before the first request is taken.
+            patience_s: When all threads are taken, whoever has held one for so long must go.
         """
         with listening:
-            self._server = _Server(app, listening, name)
+            self._server = _Server(app, listening, name, host, patience_s)
         self._prepare = prepare
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
@@ -140,6 +186,13 @@ class _Handler(WSGIRequestHandler):
             return False
         return True
 
+    def make_environ(self) -> WSGIEnvironment:
+        """Make werkzeug's environ, and add what that leaves out or joins."""
+        environ = super().make_environ()
+        environ[HEADERS] = list(self.headers.items())
+        environ[TARGET] = self.path
+        return environ
+
     def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 - the name it has in werkzeug
         """Say nothing: this is somebody's terminal, and the app knows what it refused."""
 
@@ -152,8 +205,9 @@ class _Server(BaseWSGIServer):
 
     multithread = True
 
-    def __init__(self, app: WSGIApplication, listening: socket.socket, name: str) -> None:
+    def __init__(self, app: WSGIApplication, listening: socket.socket, name: str, host: str, patience_s: float) -> None:
         self._name = name
+        self._patience_s = patience_s
         self._free = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         self._ending = False
         # When each connection came, the oldest first.
@@ -161,7 +215,7 @@ class _Server(BaseWSGIServer):
         self._open_lock = threading.Lock()
         # Touched by the accepting thread only, and after its end.
         self._threads: list[threading.Thread] = []
-        super().__init__(HOST, 0, app, _Handler, fd=listening.fileno())
+        super().__init__(host, 0, app, _Handler, fd=listening.fileno())
 
     def shutdown(self) -> None:
         """Accept no more."""
@@ -225,7 +279,7 @@ class _Server(BaseWSGIServer):
         with self._open_lock:
             if self._open:
                 connection, came_s = next(iter(self._open.items()))
-                if time.monotonic() - came_s > _PATIENCE_S:
+                if time.monotonic() - came_s > self._patience_s:
                     _shut(connection, socket.SHUT_RDWR)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from tracedbridge.messages import Request
+    from tracedbridge.messages import Request, Response
     from tracedbridge.telemetry.middleware import Middleware
     from tracedbridge.telemetry.stacks import Stack
     from tracedbridge.telemetry.stalls import Pulse, Stall
@@ -123,6 +123,14 @@ class Watch(Invocation):
             self.started_ns = time.monotonic_ns()
             if self.environ is not None:
                 self._read_wsgi_route(self.environ)
+
+    @harmless
+    def tell_trace(self, response: Response) -> None:
+        """Have the response's fields say which trace it belongs to, and what its cold start took."""
+        # Not loaded where nobody asks for it.
+        from tracedbridge.telemetry.traceresponse import add_to
+
+        add_to(response.fields, self.ids, self.story)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

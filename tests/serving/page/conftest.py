@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import tracedbridge
 from tests.serving.page.made import METRICS, STORY
-from tests.serving.page.served import Fixed, Real, Served
+from tests.serving.page.served import Real, Served
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request
@@ -22,11 +20,6 @@ CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 # A phone of the narrowest kind, and a desk.
 SIZES = {"desktop": (1280, 800), "phone": (360, 740)}
 
-# The viewer itself, where it and the decoder of OTLP are; without, fixed answers tell the same story.
-_PACKAGE = Path(tracedbridge.__file__).parent
-_IS_WHOLE = (_PACKAGE / "serving" / "viewer" / "server.py").exists() and (_PACKAGE / "telemetry" / "otlp.py").exists()
-SERVED = os.environ.get("TRACEDBRIDGE_TEST_PAGE", "viewer" if _IS_WHOLE else "fixed")
-
 # Long enough for the noisiest machine; only a test that fails waits for it.
 _TIMEOUT_MS = 15_000
 
@@ -34,9 +27,9 @@ _TIMEOUT_MS = 15_000
 # Playwright's loop runs in this thread until it is stopped: other folders' tests have loops of their own.
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Return Debian's Chromium."""
-    if importlib.util.find_spec("playwright") is None or not CHROMIUM.exists():
-        reason = f"no playwright, or no {CHROMIUM}: apt-get install chromium"
+    """Return Debian's Chromium; skip where it is missing, but fail in CI."""
+    if not CHROMIUM.exists():
+        reason = f"{CHROMIUM} is not installed: apt-get install chromium"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
@@ -49,14 +42,10 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
-def _server() -> Served:
-    return Real() if SERVED == "viewer" else Fixed()
-
-
 @pytest.fixture(scope="package")
 def story() -> Iterator[Served]:
     """Return a server that has been told everything in ``made.py``, but for what is planted."""
-    served = _server()
+    served = Real()
     served.tell(*STORY)
     served.measure(METRICS)
     yield served
@@ -66,7 +55,7 @@ def story() -> Iterator[Served]:
 @pytest.fixture
 def fresh() -> Iterator[Served]:
     """Return a server that has been told nothing yet."""
-    served = _server()
+    served = Real()
     yield served
     served.close()
 

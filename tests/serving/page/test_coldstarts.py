@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.serving.page.made import COLD, PROACTIVE, STORY, Made
 from tests.serving.page.served import Served
+
+pytestmark = pytest.mark.browser
 
 _TOTALS = sorted(int(row["totalNs"]) / 1e6 for made in STORY if (row := made.cold_row()))
 

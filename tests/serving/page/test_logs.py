@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.serving.page.made import ERROR
 from tests.serving.page.served import Served
+
+pytestmark = pytest.mark.browser
 
 
 def _row(page: Page, text: str) -> Locator:

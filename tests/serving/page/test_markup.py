@@ -10,6 +10,8 @@ from playwright.sync_api import Page, expect
 from tests.serving.page.made import METRICS, PLANTED, PLANTED_METRIC, planted
 from tests.serving.page.served import PAGE, Served
 
+pytestmark = pytest.mark.browser
+
 # The page shows an escape as its picture, and what turns text round as its number.
 SHOWN = PLANTED.replace("\x1b", "␛").replace("\u202e", "\\u202e")
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.serving.page.made import BEGIN_NS, METRICS
 from tests.serving.page.served import Served
+
+pytestmark = pytest.mark.browser
 
 
 def _card(page: Page, name: str) -> Locator:

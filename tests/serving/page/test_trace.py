@@ -6,10 +6,13 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.serving.page.made import COLD, ERROR, INVOKED, LARGE, ORPHAN, PROACTIVE, Made, Span
 from tests.serving.page.served import Served
+
+pytestmark = pytest.mark.browser
 
 
 def _open(page: Page, story: Served, made: Made, query: str = "") -> None:

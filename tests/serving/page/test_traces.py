@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.serving.page.made import COLD, ERROR, INVOKED, LARGE, ORPHAN, PROACTIVE, STORY, Made, warm
 from tests.serving.page.served import Served
+
+pytestmark = pytest.mark.browser
 
 
 def _row(page: Page, made: Made) -> Locator:

@@ -10,6 +10,8 @@ from playwright.sync_api import Browser, Page, expect
 from tests.serving.page.made import COLD, PROACTIVE, warm
 from tests.serving.page.served import Fixed, Served
 
+pytestmark = pytest.mark.browser
+
 PAGES = {
     "traces": "#/traces",
     "trace": f"#/trace/{COLD.trace_id}?span={COLD.span_id(3)}",

@@ -28,8 +28,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from tests.serving.viewer.test_app import PROTOBUF, TRACE_ID, body
 from tests.support import HANG_S, bounded
 from tracedbridge.refusal import Refusal
+from tracedbridge.serving import listening
 from tracedbridge.serving.listening import bound
-from tracedbridge.serving.viewer import server
 from tracedbridge.serving.viewer.saved import read
 from tracedbridge.serving.viewer.server import Viewer
 from tracedbridge.serving.viewer.store import Store
@@ -103,7 +103,7 @@ def test_the_next_port_if_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
                 f"http://127.0.0.1:{viewer.port}/",
             )
             assert ask(viewer, "GET", "/")[0] == 200
-        monkeypatch.setattr(server, "_MORE_PORTS", 0)
+        monkeypatch.setattr(listening, "_MORE_PORTS", 0)
         with pytest.raises(Refusal, match=f"ports {port} to {port} are all taken"):
             Viewer(port)
 
@@ -118,11 +118,11 @@ def test_no_such_port(port: int) -> None:
 def test_a_port_that_may_not_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system forbids a port, the reason is the system's, and no other port is tried."""
 
-    def forbidden(ports: object) -> socket.socket:
+    def forbidden(ports: object, host: str) -> socket.socket:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(server, "bound", forbidden)
-    with pytest.raises(Refusal, match=r"could not listen on 127\.0\.0\.1:80: Permission denied; choose another port"):
+    monkeypatch.setattr(listening, "bound", forbidden)
+    with pytest.raises(Refusal, match=r"could not listen on 127\.0\.0\.1:80: Permission denied; choose another"):
         Viewer(80)
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING
 
-from tracedbridge.refusal import Refusal
-from tracedbridge.serving.listening import HOST, Listener, bound
+from tracedbridge.serving.listening import HOST, Listener, bound_from
 from tracedbridge.serving.viewer.app import ViewerApp
 from tracedbridge.serving.viewer.saved import Saver
 from tracedbridge.serving.viewer.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from socket import socket
     from types import TracebackType
     from typing import Self
 
@@ -21,11 +18,6 @@ __all__ = ("DEFAULT_PORT", "Viewer")
 
 # OTLP/HTTP's: an exporter that nobody has told anything sends there.
 DEFAULT_PORT = 4318
-
-# Who has so many viewers open has forgotten to close them.
-_MORE_PORTS = 50
-
-_LAST_PORT = 65_535
 
 
 class Viewer:
@@ -52,7 +44,7 @@ class Viewer:
             Refusal: No port is free or allowed, or a file or folder is not what it should be.
         """
         self.store = Store() if store is None else store
-        listening = _bound(port)
+        listening = bound_from(port)
         self.port: int = listening.getsockname()[1]
         self._saver = None
         try:
@@ -98,16 +90,3 @@ class Viewer:
     def _close_file(self) -> None:
         if self._saver is not None:
             self._saver.close()
-
-
-def _bound(port: int) -> socket:
-    if not 0 <= port <= _LAST_PORT:
-        raise Refusal(f"could not listen on {HOST}:{port}: ports end at {_LAST_PORT}", 2)
-    last = min(port + _MORE_PORTS, _LAST_PORT) if port else port
-    try:
-        return bound(range(port, last + 1))
-    except OSError as error:
-        reason = f"{error.strerror}; choose another port"
-        if error.errno == errno.EADDRINUSE:
-            reason = f"ports {port} to {last} are all taken; end what listens there, or choose another port"
-        raise Refusal(f"could not listen on {HOST}:{port}: {reason}") from error
