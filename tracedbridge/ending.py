@@ -125,18 +125,20 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
         # Now for whoever had the signal before us, the default action included.
         os.kill(os.getpid(), signal.SIGTERM)
 
-    if _inside_invocation(frame):
-        # Whose loop this thread cannot run a second time: closing waits elsewhere until the app has answered.
+    if _inside_bridge(frame):
+        # Whose loop this thread cannot run a second time, and which may be loading the SDK: closing waits elsewhere
+        # until the app has answered, and what is told is told.
         threading.Thread(target=end, name="tracedbridge-end", daemon=True).start()
     else:
         end()
 
 
-def _inside_invocation(frame: FrameType | None) -> bool:
+def _inside_bridge(frame: FrameType | None) -> bool:
     from tracedbridge.bridge import Bridge
 
+    inside = (Bridge.__call__.__code__, Bridge.settle.__code__)
     while frame is not None:
-        if frame.f_code is Bridge.__call__.__code__:
+        if frame.f_code in inside:
             return True
         frame = frame.f_back
     return False

@@ -11,7 +11,7 @@ import pytest
 import structlog
 from opentelemetry import _logs, metrics, trace
 
-from tests.support import Receive, Scope, Send, answer, bounded, event, no_lifespan, respond
+from tests.support import HANG_S, Receive, Scope, Send, answer, bounded, event, no_lifespan, respond
 from tests.telemetry.apps import KINDS, Pairs, app_around, asgi_around, lifespan_around
 from tests.telemetry.functions import json_lines, run_function, run_program
 from tests.telemetry.received import Received, drawn
@@ -401,6 +401,30 @@ os.kill(os.getpid(), signal.SIGTERM)
     )
     assert done.returncode == -signal.SIGTERM
     assert drawn(received.spans) == "GET (server)\n  cold start\n    import app\n      import index"
+
+
+def test_sigterm_while_the_sdk_is_loaded(tmp_path: Path, received: Received) -> None:
+    """SIGTERM in the middle of the work after a response waits for that, and nothing is lost."""
+    program = f"""
+import os, signal, threading
+from tracedbridge import vc_handler
+from tracedbridge.telemetry.desk import Desk
+vc_handler({event()!r}, None)
+load = Desk.arm_now
+def interrupted(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    load(self)
+Desk.arm_now = interrupted
+vc_handler.settle()
+threading.Event().wait({HANG_S})
+"""
+    (tmp_path / "index.py").write_text(
+        "def app(environ, start_response):\n    start_response('200 OK', [])\n    return []\n"
+    )
+    done = run_program(tmp_path, program, OTEL_EXPORTER_OTLP_ENDPOINT=received.endpoint)
+    assert done.returncode == -signal.SIGTERM
+    assert drawn(received.spans) == "GET (server)\n  cold start\n    import app\n      import index"
+    assert len(received.logs) == 1
 
 
 def test_interpreter_exit(tmp_path: Path, received: Received) -> None:
