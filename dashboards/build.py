@@ -431,6 +431,11 @@ def _telemetry() -> dashboard.Dashboard:
                        "point said the same. unsupported: the backend does not take this signal.",
                        [_Query(items(_STEP, 'outcome!="sent"', ("signal", "outcome")), "{{signal}} {{outcome}}")],
                        "short"), bars=True, stacked=True),
+        _series(_Panel("Breaker: pauses", "How often an instance left a backend alone for a while, because it had "
+                       "failed: nothing is sent, and nobody waits, until a probe succeeds.",
+                       [_Query(made("tracedbridge_export_pauses_total", _STEP, ("signal", "outcome")),
+                               "{{signal}} {{outcome}}")], "short"),
+                bars=True, stacked=True, interval="5m"),
         _series(_Panel("Breaker: what waits", "Items that were made and neither sent nor dropped, of the instances "
                        "that spoke in a step. It grows while the backend is left alone after a failure.",
                        [_Query(f"{produced} - {_or_zero(settled, produced)}", "{{signal}}")], "short"),
@@ -438,7 +443,7 @@ def _telemetry() -> dashboard.Dashboard:
         _series(_Panel("Produced", "Items a second that were made for export, by signal.",
                        [_Query(f"{made(_PRODUCED, _STEP, ('signal',))} / {_PER_SECOND}", "{{signal}}")], "cps")),
         _series(_Panel("Flush", "Time an invocation waited for its export; TRACEDBRIDGE_FLUSH_TIMEOUT_MS is the most.",
-                       _three("tracedbridge_export_duration_seconds", _STEP), "s"), interval="5m"),
+                       _three("tracedbridge_export_duration_seconds", _STEP), "s", 24), interval="5m"),
         _series(_Panel("Lost over time", "Share of what was sent or dropped that was lost, by signal.",
                        [_Query(lost_share(_STEP), "{{signal}}")], "percentunit"), interval="5m"),
     ]  # fmt: skip

@@ -280,6 +280,7 @@ PANELS: dict[str, dict[str, tuple[Expected, ...]]] = {
         "Lost": (_lost(),),
         "Exported": (per_second(count(_ITEMS, ("signal",), _SENT)),),
         "Dropped by reason": (count(_ITEMS, ("signal", "outcome"), _is_not_sent),),
+        "Breaker: pauses": (count("tracedbridge.export.pauses", ("signal", "outcome")),),
         "Breaker: what waits": (waiting,),
         "Produced": (per_second(count(_PRODUCED, ("signal",))),),
         "Flush": _three("tracedbridge.export.duration"),

@@ -226,6 +226,8 @@ def _flush(instance: Instance, chance: random.Random, function: str, at_s: float
         instance.record("tracedbridge.export.produced", items, signal=signal)
         outcome = "http_400" if is_refused and signal == "traces" else "sent"
         instance.record("tracedbridge.export.items", items - waiting, signal=signal, outcome=outcome)
+        if outcome != "sent":
+            instance.record("tracedbridge.export.pauses", 1, signal=signal, outcome=outcome)
     if chance.random() < 0.2:
         instance.record("tracedbridge.export.produced", 30, signal="metrics")
         instance.record("tracedbridge.export.items", 30, signal="metrics", outcome="superseded")

@@ -242,6 +242,8 @@ def test_what_is_dropped_is_counted(monkeypatch: pytest.MonkeyPatch, received: R
     traces = {outcome: count for (signal, outcome), count in counted.items() if signal == "traces"}
     # With the cold start's spans in the first; what met the 503 was sent with the next one.
     assert traces == {"http_500": 3, "sent": 3}
+    paused = received.counts("tracedbridge.export.pauses", "signal", "outcome")
+    assert paused == {("traces", "http_500"): 1, ("traces", "http_503"): 1}
     # Nor do the warnings about it become records.
     assert {record.body for record in received.logs} == {"invocation"}
 

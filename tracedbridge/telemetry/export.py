@@ -48,13 +48,15 @@ _POINTS_LIMIT = 5000
 class Account:
     """What became of the items of one exporter: ``produced == exported + sum(dropped.values()) + pending``, always."""
 
-    __slots__ = ("dropped", "exported", "pending", "produced", "signal")
+    __slots__ = ("dropped", "exported", "paused", "pending", "produced", "signal")
 
     def __init__(self, signal: Signal) -> None:
         """Count nothing yet."""
         self.signal = signal
         self.produced = self.exported = self.pending = 0
         self.dropped: dict[Outcome, int] = {}
+        # How often its backend was left alone for a while, by reason; no items.
+        self.paused: dict[Outcome, int] = {}
 
 
 class Wire(Protocol):
@@ -161,6 +163,7 @@ class Sink:
             copy = Account(self.signal)
             copy.produced, copy.exported = self._account.produced, self._account.exported
             copy.pending, copy.dropped = self._account.pending, dict(self._account.dropped)
+            copy.paused = dict(self._account.paused)
             return copy
 
     def has_work(self, *, insists: bool = False) -> bool:
@@ -354,6 +357,8 @@ class Sink:
         _logger.warning("the OTLP backend takes no %s: none are sent to it any more", self.signal)
 
     def _pause(self, reason: Outcome) -> None:
+        with self._counting:
+            self._account.paused[reason] = self._account.paused.get(reason, 0) + 1
         pause_s = max(self._pause_s, min(self.wire.retry_after_s, _LONGEST_PAUSE_S))
         self._resumes_ns = time.monotonic_ns() + int(pause_s * 1e9)
         self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
@@ -372,8 +377,8 @@ class Export:
     def __init__(self, sinks: Iterable[Sink]) -> None:
         """Flush these sinks."""
         self._sinks = list(sinks)
-        # What `counted` has told already: signal and outcome → number of items.
-        self._told: dict[tuple[Signal, Outcome], int] = {}
+        # What `counted` has told already.
+        self._told: dict[tuple[str, Signal, Outcome], int] = {}
         self._lock = threading.Lock()
         self._closed = False
 
@@ -433,23 +438,25 @@ class Export:
         """Return what became of everything until now, one account for each exporter."""
         return [sink.account() for sink in self._sinks]
 
-    def counted(self) -> tuple[dict[Signal, int], dict[tuple[Signal, Outcome], int]]:
-        """Return how many items were produced, and sent ("") or dropped by reason, since the last call, by signal."""
-        produced: dict[Signal, int] = {}
-        outcomes: dict[tuple[Signal, Outcome], int] = {}
+    def counted(self) -> dict[tuple[str, Signal, Outcome], int]:
+        """
+        Return what has been counted since the last call, by signal.
+
+        The first of each key is ``"produced"`` or ``"items"`` (sent, outcome ``""``, or dropped by reason), both in
+        items, or ``"pauses"``: how often a backend was left alone, by reason.
+        """
+        now: dict[tuple[str, Signal, Outcome], int] = {}
         with self._lock:
             for account in self.accounts():
-                signal = account.signal
-                produced[signal] = produced.get(signal, 0) + account.produced
-                for outcome, items in {"": account.exported, **account.dropped}.items():
-                    outcomes[signal, outcome] = outcomes.get((signal, outcome), 0) + items
-            now = {**{(signal, "produced"): items for signal, items in produced.items()}, **outcomes}
-            since = {key: items - self._told.get(key, 0) for key, items in now.items()}
-            self._told = now
-        return (
-            {signal: since[signal, "produced"] for signal in produced if since[signal, "produced"]},
-            {key: since[key] for key in outcomes if since[key]},
-        )
+                told = {("produced", ""): account.produced, ("items", ""): account.exported}
+                told |= {("items", reason): items for reason, items in account.dropped.items()}
+                told |= {("pauses", reason): times for reason, times in account.paused.items()}
+                for (what, outcome), count in told.items():
+                    key = (what, account.signal, outcome)
+                    now[key] = now.get(key, 0) + count
+            before, self._told = self._told, now
+        since = ((key, count - before.get(key, 0)) for key, count in now.items())
+        return {key: count for key, count in since if count}
 
 
 def _points(data: Any) -> int:

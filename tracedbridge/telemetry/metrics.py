@@ -99,6 +99,8 @@ INSTRUMENTS = (
                _SECONDS),
     Instrument("tracedbridge.export.items", "counter", "{item}",
                "Spans, metric points and log records that were sent or dropped.", (), ("signal", "outcome")),
+    Instrument("tracedbridge.export.pauses", "counter", "{pause}",
+               "Times that a backend was left alone for a while, as it had failed.", (), ("signal", "outcome")),
     Instrument("tracedbridge.export.produced", "counter", "{item}",
                "Spans, metric points and log records that were made for export; sent, dropped or still waiting.", (),
                ("signal",)),

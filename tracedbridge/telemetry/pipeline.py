@@ -154,12 +154,11 @@ class Pipeline:
         if (metrics := self.metrics()) is not None:
             # Of this flush: they go out with the next one.
             metrics.record("tracedbridge.export.duration", took_ns / 1e9, None)
-            produced, outcomes = self.export.counted()
-            for signal, items in produced.items():
-                metrics.record("tracedbridge.export.produced", items, None, {"signal": signal})
-            for (signal, outcome), items in outcomes.items():
-                attributes = {"signal": signal, "outcome": outcome or "sent"}
-                metrics.record("tracedbridge.export.items", items, None, attributes)
+            for (what, signal, outcome), count in self.export.counted().items():
+                attributes = (
+                    {"signal": signal} if what == "produced" else {"signal": signal, "outcome": outcome or "sent"}
+                )
+                metrics.record(f"tracedbridge.export.{what}", count, None, attributes)
 
     def is_sampled(self, trace_id: int) -> bool:
         """Say what the sampler decides about a trace without parent."""
