@@ -394,6 +394,19 @@ def test_refusals(content_type: str, encoding: str, body: bytes, status: int, re
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_a_small_body_takes_little_memory(encoding: str) -> None:
+    """To unpack a body takes about as much memory as is in it, and not as much as there may be."""
+    body = (gzip.compress if encoding == "gzip" else zlib.compress)(b'{"resourceSpans": []}')
+    tracemalloc.start()
+    try:
+        decode("traces", body, content_type=JSON, content_encoding=encoding)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 2_000_000
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_bomb_is_not_unpacked(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small body that unpacks to a huge one is refused with 413 before it takes the memory."""
     monkeypatch.setattr(otlp, "MAX_BODY_BYTES", 100_000)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 __all__ = (
+    "HEX_KEYS",
     "JSON",
     "MAX_BODY_BYTES",
     "PROTOBUF",
@@ -61,6 +62,7 @@ __all__ = (
     "Value",
     "decode",
     "encode_status",
+    "request_of",
 )
 
 # Unpacked, in bytes: exporters send some hundred kilobytes at a time, and a gzip bomb grows a thousandfold.
@@ -69,11 +71,13 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
 
+_STEP_BYTES = 256 * 1024
+
 # Parsers quote their input; one line of that is enough.
 _MAX_REASON_CHARS = 200
 
-# OTLP/JSON writes these bytes as hex, against the JSON mapping of protobuf, which wants base64.
-_HEX_KEYS = frozenset({"traceId", "spanId", "parentSpanId", "trace_id", "span_id", "parent_span_id"})
+HEX_KEYS = frozenset({"traceId", "spanId", "parentSpanId", "trace_id", "span_id", "parent_span_id"})
+"""OTLP/JSON writes these bytes as hex, against the JSON mapping of protobuf, which wants base64."""
 
 _T = TypeVar("_T")
 
@@ -280,26 +284,42 @@ def decode(signal: Signal, body: bytes, *, content_type: str, content_encoding: 
         DecodeError: 415 for another type or encoding, 413 for more than ``MAX_BODY_BYTES`` unpacked, 400 for
             bytes that are not what the headers say. Nothing else, whatever the bytes are.
     """
-    request_class, records_of = _SIGNALS[signal]
+    request = request_of(signal, body, content_type=content_type, content_encoding=content_encoding)
+    try:
+        return list(_SIGNALS[signal][1](request))
+    except DecodeError:
+        raise
+    except Exception as error:
+        raise _undecodable(signal, error) from error
+
+
+def request_of(signal: Signal, body: bytes, *, content_type: str, content_encoding: str = "") -> Any:
+    """
+    Return the ``Export…ServiceRequest`` that a body holds, its ids in bytes; arguments and errors as for `decode`.
+    """
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in (PROTOBUF, JSON):
         raise DecodeError(415, f"cannot decode content-type {content_type!r}: send {PROTOBUF} or {JSON}")
     plain = _decompressed(body, content_encoding.strip().lower())
     try:
-        request = request_class()
+        request = _SIGNALS[signal][0]()
         if media_type == JSON:
             json_format.ParseDict(_with_base64_ids(json.loads(plain)), request, ignore_unknown_fields=True)
         else:
             request.ParseFromString(plain)
-        return list(records_of(request))
     except DecodeError:
         raise
     except Exception as error:  # the parsers promise one class and raise others: RecursionError, TypeError
-        reason = " ".join(str(error).split())
-        if len(reason) > _MAX_REASON_CHARS:
-            # The end names the field, after a prefix for each level above it.
-            reason = f"… {reason[-_MAX_REASON_CHARS:]}"
-        raise DecodeError(400, f"could not decode {signal}: {type(error).__name__}: {reason}") from error
+        raise _undecodable(signal, error) from error
+    return request
+
+
+def _undecodable(signal: Signal, error: Exception) -> DecodeError:
+    reason = " ".join(str(error).split())
+    if len(reason) > _MAX_REASON_CHARS:
+        # The end names the field, after a prefix for each level above it.
+        reason = f"… {reason[-_MAX_REASON_CHARS:]}"
+    return DecodeError(400, f"could not decode {signal}: {type(error).__name__}: {reason}")
 
 
 def encode_status(message: str, content_type: str) -> bytes:
@@ -324,7 +344,8 @@ def _decompressed(body: bytes, encoding: str) -> bytes:
             plain = body
         elif encoding == "gzip":
             with gzip.GzipFile(fileobj=io.BytesIO(body)) as packed:
-                plain = packed.read(limit)
+                # In steps: a read takes as much memory as it may return, for however little there is.
+                plain = b"".join(_steps(packed, limit))
         elif encoding == "deflate":
             plain = _inflated(body, limit)
         else:
@@ -334,6 +355,12 @@ def _decompressed(body: bytes, encoding: str) -> bytes:
     if len(plain) > MAX_BODY_BYTES:
         raise DecodeError(413, f"cannot take the body: it has more than {MAX_BODY_BYTES} bytes; send smaller batches")
     return plain
+
+
+def _steps(packed: gzip.GzipFile, limit: int) -> Iterable[bytes]:
+    while limit > 0 and (step := packed.read(min(limit, _STEP_BYTES))):
+        limit -= len(step)
+        yield step
 
 
 def _inflated(body: bytes, limit: int) -> bytes:
@@ -360,7 +387,7 @@ def _with_base64_ids(document: Any) -> dict[str, Any]:
             todo.extend(node)
         elif isinstance(node, dict):
             for key, value in node.items():
-                if key in _HEX_KEYS and isinstance(value, str):
+                if key in HEX_KEYS and isinstance(value, str):
                     node[key] = base64.b64encode(_from_hex(key, value)).decode()
                 else:
                     todo.append(value)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
 
-# The parts of decode() that this needs as well; private there, because for everybody else a request comes in records.
-from tracedbridge.telemetry.otlp import _HEX_KEYS, _SIGNALS, JSON, _decompressed, _with_base64_ids
+from tracedbridge.telemetry.otlp import HEX_KEYS, request_of
 
 if TYPE_CHECKING:
     from tracedbridge.telemetry.otlp import Signal
@@ -33,13 +32,7 @@ def encode(signal: Signal, body: bytes, *, content_type: str, content_encoding: 
         content_type: As for `decode()`.
         content_encoding: As for `decode()`.
     """
-    request_class, _ = _SIGNALS[signal]
-    plain = _decompressed(body, content_encoding.strip().lower())
-    request = request_class()
-    if content_type.partition(";")[0].strip().lower() == JSON:
-        json_format.ParseDict(_with_base64_ids(json.loads(plain)), request, ignore_unknown_fields=True)
-    else:
-        request.ParseFromString(plain)
+    request = request_of(signal, body, content_type=content_type, content_encoding=content_encoding)
     document = json_format.MessageToDict(request, use_integers_for_enums=True)
     return json.dumps(_with_hex_ids(document), separators=(",", ":")).encode()
 
@@ -53,7 +46,7 @@ def _with_hex_ids(document: dict[str, Any]) -> dict[str, Any]:
             todo.extend(node)
         elif isinstance(node, dict):
             for key, value in node.items():
-                if key in _HEX_KEYS:
+                if key in HEX_KEYS:
                     node[key] = base64.b64decode(value).hex()
                 else:
                     todo.append(value)
