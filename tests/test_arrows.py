@@ -19,6 +19,7 @@ LAYERS = (
     ("cli", "__main__"),
     ("commands",),
     ("serving", "coldstarts"),
+    ("instrumented",),
     ("create",),
     ("bridge", "ending"),
     ("telemetry",),

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         StartupError,
         TracedBridgeError,
     )
+    from tracedbridge.instrumented import instrument
 
     vc_handler: Bridge
 
@@ -56,11 +57,13 @@ __all__ = (
     "StartupError",
     "TracedBridgeError",
     "create_bridge",
+    "instrument",
 )
 
 _HOMES = {
     "Bridge": "tracedbridge.bridge",
     "create_bridge": "tracedbridge.create",
+    "instrument": "tracedbridge.instrumented",
     **{name: "tracedbridge.errors" for name in __all__ if name.endswith("Error")},
 }
 
@@ -70,20 +73,23 @@ _loading = threading.RLock()
 
 def __getattr__(name: str) -> Any:
     if name == "vc_handler":
+        if "VERCEL_IPC_PATH" in _os.environ:
+            # Whoever asks for it there wants the server, and nothing after it.
+            import_module("tracedbridge.serving.ipc").serve()
         with _loading:
             if name not in globals():
                 globals()[name] = import_module("tracedbridge.create").load_bridge()
         return globals()[name]
     if name in _HOMES:
         value = globals()[name] = getattr(import_module(_HOMES[name]), name)
-        if name == "create_bridge":
+        if name in ("create_bridge", "instrument"):
             _record_imports()
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _record_imports() -> None:
-    """Record from now on what is imported: whoever asks for `create_bridge` imports his app next."""
+    """Record from now on what is imported: whoever asks for one of these imports his app next."""
     off = ("off", "0", "false", "no")
     asked = (_os.environ.get(f"TRACEDBRIDGE_{name}", "").strip().lower() for name in ("TELEMETRY", "IMPORTS"))
     if _boot.is_young() and not any(each in off for each in asked):

@@ -6,7 +6,7 @@ from tracedbridge.errors import AppProtocolError, BadRequestError, DeadlineError
 from tracedbridge.headers import LOWER_NAMES, is_value, lower_name
 from tracedbridge.messages import Response
 
-__all__ = ("answer_to", "checked")
+__all__ = ("answer_to", "checked", "with_fields")
 
 
 # RFC 9110, 5.5: not a part of a value, and lost on the wire.
@@ -29,6 +29,24 @@ def checked(response: Response, method: str) -> Response:
         AppProtocolError: A header could not be sent, or the body is not as long as its content-length says.
     """
     status = response.status
+    fields = with_fields(response).fields
+    if method == "HEAD" or status in (204, 304) or status < 200:
+        response.body = b""
+    elif "content-length" in fields:
+        lengths = set(fields["content-length"])
+        if lengths != {str(len(response.body))}:
+            told = ", ".join(sorted(lengths))
+            raise AppProtocolError(f"the app's content-length is {told!r}, but its body has {len(response.body)} bytes")
+    return response
+
+
+def with_fields(response: Response) -> Response:
+    """
+    Return the response with its ``fields`` set, whatever its body is like.
+
+    Raises:
+        AppProtocolError: A header could not be sent.
+    """
     fields = response.fields
     for name, value in response.headers:
         lower = LOWER_NAMES.get(name) or lower_name(name)
@@ -41,16 +59,9 @@ def checked(response: Response, method: str) -> Response:
             fields[lower].append(value.strip(_SPACE))
         elif lower not in _HOP_BY_HOP:
             fields[lower] = [value.strip(_SPACE)]
-    if method == "HEAD" or status in (204, 304) or status < 200:
-        response.body = b""
-        if status == 204 or status < 200:
-            # RFC 9110, 8.6: must not be sent with these.
-            fields.pop("content-length", None)
-    elif "content-length" in fields:
-        lengths = set(fields["content-length"])
-        if lengths != {str(len(response.body))}:
-            told = ", ".join(sorted(lengths))
-            raise AppProtocolError(f"the app's content-length is {told!r}, but its body has {len(response.body)} bytes")
+    if response.status == 204 or response.status < 200:
+        # RFC 9110, 8.6: must not be sent with these.
+        fields.pop("content-length", None)
     return response
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tracedbridge.messages import Kind
     from tracedbridge.protocols import Telemetry
 
-__all__ = ("create_bridge", "load_bridge")
+__all__ = ("begin", "create_bridge", "home_of", "load_bridge")
 
 # The one place that reaches into telemetry/, by name: what is switched off is not imported.
 _TELEMETRY = "tracedbridge.telemetry"
@@ -50,7 +50,7 @@ def create_bridge(app: Callable[..., Any], *, kind: Kind | None = None, telemetr
         AppKindError: ``app`` is of none of these kinds.
         StartupError: Its lifespan startup failed.
     """
-    home = _home_of(sys._getframe(1))
+    home = home_of(sys._getframe(1))
     # Whoever has an app object has imported it, mostly after tracedbridge.
     cold_start = ColdStart(until_now="app_import")
     settings = Settings()
@@ -93,13 +93,9 @@ def load_bridge() -> Bridge:
 def _started(
     find: Callable[[], tuple[Callable[..., Any], Kind]], settings: Settings, cold_start: ColdStart, app_name: str
 ) -> Bridge:
-    early = imports.take_early()
-    if cold_start is boot.first_of_process():
-        cold_start.imports = early
     # Before the app: its folder comes first on sys.path, and may hold a json.py.
     load_formats()
-    telemetry = _telemetry_of(settings, cold_start, app_name)
-    cold_start.mark("telemetry")
+    telemetry = begin(settings, cold_start, app_name)
     try:
         with telemetry.loading():
             found, kind = find()
@@ -125,6 +121,23 @@ def _started(
     return bridge
 
 
+def begin(settings: Settings, cold_start: ColdStart, app_name: str) -> Telemetry:
+    """
+    Return the telemetry of an app, which begins now.
+
+    Args:
+        settings: What the environment asks for.
+        cold_start: Gets the imports that were recorded until now, if it is the process's own, and its next mark.
+        app_name: What the function is called after, if nobody has named it: the app's file or module.
+    """
+    early = imports.take_early()
+    if cold_start is boot.first_of_process():
+        cold_start.imports = early
+    telemetry = _telemetry_of(settings, cold_start, app_name)
+    cold_start.mark("telemetry")
+    return telemetry
+
+
 _started.__code__ = _started.__code__.replace(co_stacksize=_ROOM)
 
 
@@ -145,7 +158,7 @@ def _telemetry_of(settings: Settings, cold_start: ColdStart, app_name: str) -> T
     return Untraced()
 
 
-def _home_of(caller: FrameType) -> str:
+def home_of(caller: FrameType) -> str:
     """Return the file that makes a bridge, as ``TRACEDBRIDGE_APP`` would name it."""
     file = caller.f_globals.get("__file__")
     if not isinstance(file, str):

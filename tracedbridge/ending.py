@@ -13,18 +13,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
+    from typing import Protocol
 
-    from tracedbridge.bridge import Bridge
+    class Closing(Protocol):
+        """Whoever has something left to do at the end."""
+
+        def close(self) -> None:
+            """Do it; once, however often this is called."""
+
 
 __all__ = ("close_at_end", "forget")
 
-_open: dict[int, tuple[Bridge, int]] = {}
+_open: dict[int, tuple[Closing, int]] = {}
 _at_exit = False
 _previous: Any = None
 
 
-def close_at_end(bridge: Bridge) -> None:
-    """Have ``bridge`` closed when this process ends, unless it is closed before."""
+def close_at_end(bridge: Closing) -> None:
+    """Have a bridge, or what is like one, closed when this process ends, unless it is closed before."""
     global _at_exit
     _open[id(bridge)] = (bridge, os.getpid())
     if not _at_exit:
@@ -33,8 +39,8 @@ def close_at_end(bridge: Bridge) -> None:
     _watch_sigterm()
 
 
-def forget(bridge: Bridge) -> None:
-    """Leave ``bridge`` alone, and SIGTERM to whoever had it, when no other bridge is open."""
+def forget(bridge: Closing) -> None:
+    """Leave it alone, and SIGTERM to whoever had it, when no other bridge is open."""
     _open.pop(id(bridge), None)
     if not _open and threading.current_thread() is threading.main_thread():
         _give_sigterm_back()

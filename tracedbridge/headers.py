@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ("LOWER_NAMES", "Layout", "is_token", "is_value", "layout_of", "lower_name")
+__all__ = (
+    "LOWER_NAMES", "Layout", "authority", "is_number", "is_token", "is_value", "layout_of", "lower_name",
+)  # fmt: skip
 
 # Sets, as everything that a first request needs: to compile a pattern takes as long as to import a module.
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+
+_ADDRESS = frozenset("0123456789ABCDEFabcdef:.")
 
 # CR, LF and NUL are header injection; the other control characters are merely illegal. The tab is allowed.
 _CONTROL = frozenset(map(chr, (*range(9), *range(10, 32), 127)))
@@ -79,3 +83,23 @@ def is_value(value: str) -> bool:
     if value.isascii() and value.isprintable():
         return True
     return _CONTROL.isdisjoint(value) and (value.isascii() or max(value) <= "\xff")
+
+
+def authority(text: str) -> tuple[str, str]:
+    """Return host and port of ``host``, ``host:port`` or ``[address]:port``; what is none of them is a host."""
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        is_host = host != "" and _ADDRESS.issuperset(host)
+    else:
+        host, colon, rest = text.partition(":")
+        rest = colon + rest
+        is_host = "[" not in host and "]" not in host
+    is_port = rest in ("", ":") or (rest[0] == ":" and is_number(rest[1:], 5))
+    if not (is_host and is_port) or (text.startswith("[") and "]" not in text):
+        return text, ""
+    return host, rest[1:]
+
+
+def is_number(text: str, most: int) -> bool:
+    """Say whether a text is a whole number of at most so many digits."""
+    return text.isdecimal() and text.isascii() and len(text) <= most

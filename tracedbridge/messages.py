@@ -143,6 +143,13 @@ class Invocation:
     # CLOCK_MONOTONIC: when the app must have answered, and when it gave its last byte.
     deadline_ns: int | None = None
     answered_ns: int | None = None
+    # It is told by what passes while it is served, and not by a whole request and response.
+    is_streamed = False
+    # Of their bodies; None where those are whole.
+    bytes_in: int | None = None
+    bytes_out: int | None = None
+    # The client went away before the last byte.
+    is_abandoned = False
     # What the app was called with; frameworks leave the route there.
     scope: dict[str, Any] | None = None
     environ: dict[str, Any] | None = None

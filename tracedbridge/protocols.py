@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from tracedbridge.messages import Event, Invocation, Kind, Request, Response
 
-__all__ = ("App", "EventFormat", "Platform", "Telemetry")
+__all__ = ("App", "EventFormat", "Platform", "Sink", "Telemetry")
 
 
 class EventFormat(Protocol):
@@ -60,6 +60,31 @@ class App(Protocol):
         """Run what the app wants to run at the end, for at most about ``timeout_s`` seconds."""
 
 
+class Sink(Protocol):
+    """Where the parts of a streamed response go; each call returns when there is room for more."""
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body is sent at all: not in the answer to HEAD, nor with 204 and 304."""
+
+    def begin(self, response: Response) -> None:
+        """
+        Send status and headers, once; the body is to come.
+
+        Raises:
+            AppProtocolError: A header could not be sent.
+            OSError: The client has gone away.
+        """
+
+    def write(self, data: bytes) -> None:
+        """
+        Send a part of the body.
+
+        Raises:
+            OSError: The client has gone away.
+        """
+
+
 class Telemetry(Protocol):
     """Whoever watches the bridge; nothing that it does can change a response."""
 
@@ -71,6 +96,9 @@ class Telemetry(Protocol):
 
     def watch(self, context: object) -> AbstractContextManager[Invocation]:
         """Watch one invocation, from event to response."""
+
+    def conversing(self, app: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the ASGI app to call for WebSockets; may take long, the first time."""
 
     def settle(self) -> None:
         """Tell and export what waits, now: the response has been taken."""

@@ -33,6 +33,10 @@ class Untraced:
         del context
         return _Unwatched()
 
+    def conversing(self, app: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``app`` itself."""
+        return app
+
     def settle(self) -> None:
         """Do nothing."""
 

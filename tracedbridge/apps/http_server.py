@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from http.server import BaseHTTPRequestHandler
 
     from tracedbridge.messages import Invocation, Request
+    from tracedbridge.protocols import Sink
 
 __all__ = ("HttpServerApp",)
 
@@ -46,6 +47,24 @@ class HttpServerApp:
             BaseException: What the handler raised.
         """
         connection = _Connection(_to_bytes(request), invocation)
+        self._handle(connection, request, invocation)
+        response = _from_bytes(b"".join(connection.written), request.method)
+        invocation.answered_ns = time.monotonic_ns()
+        return response
+
+    def stream(self, request: Request, invocation: Invocation, sink: Sink) -> None:
+        """
+        Answer one request, part by part as the handler writes them.
+
+        Raises:
+            AppProtocolError: What the handler wrote is no HTTP response, or only a part of one.
+            BaseException: What the handler, or the sink, raised.
+        """
+        connection = _Stream(_to_bytes(request), invocation, request.method, sink)
+        self._handle(connection, request, invocation)
+        connection.over()
+
+    def _handle(self, connection: _Connection, request: Request, invocation: Invocation) -> None:
         handler = self._handler.__new__(self._handler)
         if _is_stock(handler, "log_message"):
             # The stock one writes to stderr; these lines belong to the invocation's line in our log.
@@ -57,9 +76,6 @@ class HttpServerApp:
         server = _Server(request)
         # All of it happens in the constructor: setup(), handle(), finish().
         handler.__init__(connection, (request.client or "", 0), server)  # type: ignore[misc]  # seen as a socket and a server
-        response = _from_bytes(b"".join(connection.written), request.method)
-        invocation.answered_ns = time.monotonic_ns()
-        return response
 
     def stop(self, timeout_s: float) -> None:
         """Do nothing: a handler class knows no lifespan."""
@@ -111,6 +127,63 @@ class _Connection:
 
     def close(self) -> None:
         pass
+
+
+class _Stream(_Connection):
+    """What the handler takes for a socket; what it writes after the head is passed on at once."""
+
+    def __init__(self, sent: bytes, invocation: Invocation, method: str, sink: Sink) -> None:
+        super().__init__(sent, invocation)
+        self._method = method
+        self._sink = sink
+        self._has_begun = False
+        # How much of the body is to come; None for as much as there is.
+        self._left: int | None = None
+
+    def sendall(self, data: bytes, flags: int = 0) -> None:
+        if self._has_begun:
+            self._pass_on(bytes(data))
+            return
+        super().sendall(data, flags)
+        self._begin()
+
+    def over(self) -> None:
+        """Note that the handler has written all that it wanted to."""
+        if not self._has_begun:
+            # No head, half a head, or one that has to be read with its body.
+            response = _from_bytes(b"".join(self.written), self._method)
+            self._sink.begin(response)
+            if response.body:
+                self._sink.write(response.body)
+        elif self._left and self._sink.has_body:
+            raise AppProtocolError("the handler wrote less of a body than its headers announce")
+
+    def _begin(self) -> None:
+        written = b"".join(self.written)
+        end = _END_OF_HEAD(written)
+        if end is None or written[:1] != b"H":
+            # HTTP/0.9 has no head.
+            return
+        wire = _Wire(written[: end.end()])
+        answer = http.client.HTTPResponse(wire, method=self._method)  # type: ignore[arg-type]  # all it calls is there
+        try:
+            answer.begin()
+        except (http.client.HTTPException, ValueError, OSError):
+            return
+        if answer.chunked or answer.status < 200:
+            # Chunks of the handler's own, or more heads: read as a whole, at the end.
+            return
+        self._has_begun = True
+        self._left = answer.length if self._sink.has_body else 0
+        self._sink.begin(Response(answer.status, answer.getheaders(), b""))
+        self._pass_on(written[end.end() :])
+
+    def _pass_on(self, data: bytes) -> None:
+        if self._left is not None:
+            data = data[: self._left]
+            self._left -= len(data)
+        if data:
+            self._sink.write(data)
 
 
 class _Keep(io.RawIOBase, io.BufferedIOBase):  # type: ignore[misc]  # both declare readinto and write

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from tracedbridge.headers import Layout
     from tracedbridge.messages import Headers, Invocation, Request
+    from tracedbridge.protocols import Sink
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
@@ -57,6 +58,23 @@ class WsgiApp:
             return exchange.read(chunks)
         finally:
             # Always, also after an exception: PEP 3333, "Specification Details".
+            if hasattr(chunks, "close"):
+                chunks.close()
+
+    def stream(self, request: Request, invocation: Invocation, sink: Sink) -> None:
+        """
+        Answer one request, part by part as the app gives them.
+
+        Raises:
+            AppProtocolError: The app broke PEP 3333.
+            BaseException: What the app, or the sink, raised.
+        """
+        exchange = _Stream(invocation, sink)
+        environ = invocation.environ = _environ(request)
+        chunks = self._app(environ, exchange.start_response)
+        try:
+            exchange.pass_on(chunks)
+        finally:
             if hasattr(chunks, "close"):
                 chunks.close()
 
@@ -129,6 +147,62 @@ class _Exchange:
             raise AppProtocolError("the app gave a body before it called start_response")
         if not isinstance(data, bytes):
             raise AppProtocolError(f"the app gave a body of {type(data).__name__}, not bytes")
+
+
+class _Stream(_Exchange):
+    """What the app gives for one request, passed on at once."""
+
+    __slots__ = ("_sent", "_sink")
+
+    def __init__(self, invocation: Invocation, sink: Sink) -> None:
+        super().__init__(invocation)
+        self._sink = sink
+        # How many bytes of the body; None as long as the head has not been sent.
+        self._sent: int | None = None
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
+    ) -> Callable[[bytes], object]:
+        if exc_info is not None and exc_info[1] is not None and self._sent is not None:
+            try:
+                raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        return super().start_response(status, headers, exc_info)
+
+    def write(self, data: bytes) -> None:
+        self._check(data)
+        if self.limit is not None and (self._sent or 0) + len(data) > self.limit:
+            raise AppProtocolError(f"the app wrote more than its content-length, {self.limit} bytes")
+        self._pass_on(data)
+
+    def pass_on(self, chunks: Iterable[bytes]) -> None:
+        for chunk in chunks:
+            if not chunk:
+                continue
+            self._check(chunk)
+            left = None if self.limit is None else self.limit - (self._sent or 0)
+            self._pass_on(chunk if left is None else chunk[:left])
+            if left is not None and len(chunk) >= left:
+                # PEP 3333: a server stops iterating when it has all that content-length announces.
+                break
+        if self.response is None:
+            raise AppProtocolError("the app returned without calling start_response")
+        if self._sent is None:
+            self._begin()
+        if self.limit is not None and (self._sent or 0) < self.limit and self._sink.has_body:
+            raise AppProtocolError(f"the app gave less than its content-length, {self.limit} bytes")
+
+    def _begin(self) -> None:
+        assert self.response is not None
+        self._sent = 0
+        self._sink.begin(self.response)
+
+    def _pass_on(self, data: bytes) -> None:
+        if self._sent is None:
+            self._begin()
+        self._sent = (self._sent or 0) + len(data)
+        self._sink.write(data)
 
 
 @lru_cache(maxsize=128)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tracedbridge.errors import BadRequestError, EventError
-from tracedbridge.headers import is_token, is_value, layout_of, lower_name
+from tracedbridge.headers import authority, is_number, is_token, is_value, layout_of, lower_name
 from tracedbridge.messages import Request
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ __all__ = ("decode", "encode", "matches")
 _scan: Callable[[str, int], tuple[Any, int]] = getattr(json.JSONDecoder(), "scan_once")  # noqa: B009 - typeshed lacks it
 
 _METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))
-_ADDRESS = frozenset("0123456789ABCDEFabcdef:.")
 
 # Headers that tell of the request itself.
 _TELLING = ("host", "x-forwarded-proto", "x-real-ip", "x-forwarded-for", "content-length")
@@ -229,7 +228,7 @@ def _check_length(headers: Headers | None, length: str | None, told: dict[str, s
     if length is None:
         if headers is not None and "transfer-encoding" not in told:
             headers.append(("content-length", str(len(body))))
-    elif not _is_number(length, 18):
+    elif not is_number(length, 18):
         raise BadRequestError("the content-length is not a number")
     elif int(length) != len(body):
         raise BadRequestError(f"the content-length is {int(length)}, but the body has {len(body)} bytes")
@@ -241,23 +240,8 @@ def _origin(host_header: str | None, proto: str | None) -> tuple[str, str, int]:
     # Vercel's edge ends TLS and says so; an event that says nothing came from there, too.
     scheme = "http" if proto and proto.partition(",")[0].strip().lower() == "http" else "https"
     default = 80 if scheme == "http" else 443
-    host, port = _authority(host_header or "")
+    host, port = authority(host_header or "")
     return scheme, host or "localhost", int(port) if port and 0 < int(port) < 65536 else default
-
-
-def _authority(text: str) -> tuple[str, str]:
-    """Return host and port of ``host``, ``host:port`` or ``[address]:port``; what is none of them is a host."""
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        is_host = host != "" and _ADDRESS.issuperset(host)
-    else:
-        host, colon, rest = text.partition(":")
-        rest = colon + rest
-        is_host = "[" not in host and "]" not in host
-    is_port = rest in ("", ":") or (rest[0] == ":" and _is_number(rest[1:], 5))
-    if not (is_host and is_port) or (text.startswith("[") and "]" not in text):
-        return text, ""
-    return host, rest[1:]
 
 
 def _is_target(text: str) -> bool:
@@ -265,10 +249,6 @@ def _is_target(text: str) -> bool:
     if text[:1] != "/":
         return text == "*"
     return text.isascii() and text.isprintable() and " " not in text and "#" not in text
-
-
-def _is_number(text: str, most: int) -> bool:
-    return text.isdecimal() and text.isascii() and len(text) <= most
 
 
 def _quoted(text: str) -> str:

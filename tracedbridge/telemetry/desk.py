@@ -94,13 +94,20 @@ class Desk:
             return
         with self._telling:
             for watch in self._outbox.take():
-                teller.tell(watch)
+                if watch.surroundings is None:
+                    teller.tell(watch)
+                else:
+                    watch.surroundings.run(teller.tell, watch)
                 self._unflushed += 1
                 if teller.has_batch():
                     self._flush(teller, last)
         if last is not None and self._settings.flush == "auto" and self._can_wait(teller, last):
             return
         self._flush(teller, last)
+
+    def settle(self) -> None:
+        """Tell and export what waits."""
+        self.work(None)
 
     def alarmed(self, watch: Watch, stacks: list[Stack]) -> None:
         """Tell and export an invocation that still runs, whose time is nearly over."""

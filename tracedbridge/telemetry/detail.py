@@ -1,4 +1,7 @@
-"""A span for each receive and send of an ASGI app, by the middleware of opentelemetry-instrumentation-asgi."""
+"""
+What the middleware of opentelemetry-instrumentation-asgi does for us: a span for each receive and send of an ASGI app,
+and WebSockets, which are no requests.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from opentelemetry.metrics import NoOpMeterProvider
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("with_detail",)
+__all__ = ("with_conversations", "with_detail")
 
 
 def with_detail(app: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,4 +26,12 @@ def with_detail(app: Callable[..., Any]) -> Callable[..., Any]:
     from tracedbridge.kinds import one_call
 
     middleware: Callable[..., Any] = OpenTelemetryMiddleware(one_call(app), meter_provider=NoOpMeterProvider())
+    return middleware
+
+
+def with_conversations(app: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap an ASGI 3 app whose WebSockets are to be traced: one span each, without one for each message."""
+    middleware: Callable[..., Any] = OpenTelemetryMiddleware(
+        app, meter_provider=NoOpMeterProvider(), exclude_spans=["receive", "send"]
+    )
     return middleware

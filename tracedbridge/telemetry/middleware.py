@@ -350,7 +350,7 @@ class Middleware:
 
     def settle(self) -> None:
         """Tell and export what waits, now: the caller has taken the response."""
-        self.desk.work(None)
+        self.desk.settle()
 
     def restored(self) -> None:
         """Begin anew after a snapshot was restored."""
@@ -393,6 +393,20 @@ class Middleware:
     def watch(self, context: object) -> AbstractContextManager[Invocation]:
         """Watch one invocation."""
         return Watch(self, context)
+
+    def conversing(self, app: Callable[..., Any]) -> Callable[..., Any]:
+        """Put the contrib ASGI middleware around an ASGI app, for its WebSockets; loads the SDK, if nobody has."""
+        wrapped = [app]
+        if self.is_traced:
+            self._add_conversations(wrapped)
+        return wrapped[-1]
+
+    @harmless
+    def _add_conversations(self, wrapped: list[Callable[..., Any]]) -> None:
+        self.desk.settle()
+        from tracedbridge.telemetry.detail import with_conversations
+
+        wrapped.append(with_conversations(wrapped[0]))
 
     def stopping(self) -> AbstractContextManager[None]:
         """Watch lifespan shutdown, where there was a startup."""

@@ -62,7 +62,11 @@ def open_span(watch: Watch, request: Request, middleware: Middleware, tracer: Tr
 def leave(watch: Watch) -> None:
     """Make the span of an invocation current no more."""
     if watch.attached is not None:
-        context_api.detach(watch.attached)
+        try:
+            # Not by detach(), which writes an error where a server has closed the response in another context.
+            context_api._RUNTIME_CONTEXT.detach(watch.attached)
+        except ValueError:
+            return
     elif watch.span is not None and trace_api.get_current_span() is watch.span:
         # Made current in the middle of it, by `catch_up`.
         context_api.attach(_EMPTY)

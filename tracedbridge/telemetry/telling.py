@@ -220,6 +220,8 @@ class Teller:
                 attributes.update(self.captured.of_response(watch.response.fields))
             if watch.error is not None and not watch.stacks:
                 show(span, watch.error, ended_wall_ns)
+            if watch.is_streamed:
+                self._show_stream(span, watch, ended_wall_ns)
             for stack in watch.stacks:
                 told = {"tracedbridge.stack.name": stack.name, "tracedbridge.stack": stack.text}
                 span.add_event(stack.kind, told, ended_wall_ns)
@@ -234,6 +236,12 @@ class Teller:
         if watch.story is not None:
             self._draw_cold_start(watch, watch.story, span, pipeline)
         span.end(ended_wall_ns)
+
+    def _show_stream(self, span: Span, watch: Watch, ended_wall_ns: int) -> None:
+        if watch.started_ns:
+            span.add_event("first byte", None, watch.begun_wall_ns + (watch.started_ns - watch.begun_ns))
+        if watch.is_abandoned:
+            span.add_event("client disconnected", None, ended_wall_ns)
 
     def _show_stall(self, span: Span, stall: Stall, attributes: dict[str, Any], at_ns: int) -> None:
         if stall.took_ns >= self._middleware.settings.stall_ms * 1e6:
@@ -303,12 +311,12 @@ class Teller:
         if request is not None:
             fields["method"] = request.method
             fields["path"] = request.raw_path
-            fields["bytes_in"] = len(request.body)
+            fields["bytes_in"] = watch.size_in
         if watch.route is not None:
             fields["route"] = watch.route
         if status is not None and response is not None:
             fields["status"] = status
-            fields["bytes_out"] = len(response.body)
+            fields["bytes_out"] = watch.size_out
         fields["duration_ms"] = round((watch.ended_ns - watch.begun_ns) / 1e6, 3)
         fields["cpu_ms"] = round(watch.cpu_s * 1e3, 3)
         fields["memory_mb"] = round(watch.peak_bytes / 1e6, 1)
@@ -321,6 +329,8 @@ class Teller:
             fields |= (watch.told or ColdStartStory(watch.story)).log_fields()
         if watch.timed_out:
             fields["timed_out"] = True
+        if watch.is_abandoned:
+            fields["abandoned"] = True
         if error is not None or error_type is not None:
             fields["error"] = type_of(error) if error is not None else error_type
         if error is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Self
 
 from tracedbridge.errors import DeadlineError
@@ -15,6 +16,7 @@ from tracedbridge.telemetry.current import Ids, running
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable, Sequence
+    from contextvars import Context
     from types import TracebackType
 
     from tracedbridge.messages import Request, Response
@@ -67,6 +69,8 @@ class Watch(Invocation):
     # While it is told: its cold start, and the context with the span of that.
     told: Any = None
     cold_context: Any = None
+    # Where it began; None if its telling has nothing to do with that.
+    surroundings: Context | None = None
     _bound: Any = None
     _running: Any = None
 
@@ -136,7 +140,8 @@ class Watch(Invocation):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Take the time, leave the span's context, and have all this told."""
-        ended_ns = time.monotonic_ns()
+        # What the app does after its last byte, nobody has waited for.
+        ended_ns = (self.is_streamed and self.answered_ns) or time.monotonic_ns()
         if error is not None:
             self.failed(error)
             self.escaped = True
@@ -151,6 +156,18 @@ class Watch(Invocation):
         """When it ended, in nanoseconds since the epoch."""
         return self.begun_wall_ns + (self.ended_ns - self.begun_ns)
 
+    @property
+    def size_in(self) -> int:
+        """Of the request's body, in bytes."""
+        whole = 0 if self.asked is None else len(self.asked.body)
+        return whole if self.bytes_in is None else self.bytes_in
+
+    @property
+    def size_out(self) -> int:
+        """Of the response's body, in bytes."""
+        whole = 0 if self.response is None else len(self.response.body)
+        return whole if self.bytes_out is None else self.bytes_out
+
     def bytes_held(self) -> int:
         """Return how much memory its bodies take."""
         held = 0 if self.asked is None else len(self.asked.body)
@@ -162,6 +179,9 @@ class Watch(Invocation):
 
     @harmless
     def _open(self, request: Request) -> None:
+        if self.is_streamed:
+            # It is told on another thread, and its line belongs here.
+            self.surroundings = copy_context()
         self._running = running.set(self)
         middleware = self._middleware
         self.id = middleware.platform.invocation_id(request, self._platform_context) or os.urandom(16).hex()
@@ -225,7 +245,12 @@ class Watch(Invocation):
             self._middleware.unbind(self._bound)
         if self._running is not None:
             self._middleware.leave(self)
-            running.reset(self._running)
+            try:
+                running.reset(self._running)
+            except ValueError:
+                # A server closed the response in another context than it had called the app in.
+                if running.get() is self:
+                    running.set(None)
 
 
 # To ask the kernel by it takes a microsecond, and to load it ten times as long as to read a file.

@@ -1,0 +1,107 @@
+"""The ASGI app that the server of IPC mode serves: the user's, with the platform's part of each request around it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from tracedbridge.serving.ipc.channel import running
+from tracedbridge.serving.ipc.fetches import tell_httpx
+from tracedbridge.serving.ipc.internal import taken_from
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tracedbridge.instrumented.asgi import TracedAsgi
+    from tracedbridge.serving.ipc.captured import Captured
+    from tracedbridge.serving.ipc.channel import Channel
+    from tracedbridge.serving.ipc.settling import Settling
+    from tracedbridge.serving.ipc.threaded import Threaded
+
+    Receive = Callable[[], Awaitable[dict[str, Any]]]
+    Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+__all__ = ("IpcApp",)
+
+_PING = "/_vercel/ping"
+
+
+class IpcApp:
+    """One app, served to the platform."""
+
+    def __init__(self, app: TracedAsgi | Threaded, channel: Channel, captured: Captured, settling: Settling) -> None:
+        """
+        Args:
+            app: The user's.
+            channel: Gets a message at the beginning and at the end of each request.
+            captured: Is told which requests run.
+            settling: Waited for before a request's end is told.
+        """
+        self._app = app
+        self._channel = channel
+        self._captured = captured
+        self._settling = settling
+        self._tells_httpx = False
+        # What lifespan startup failed with.
+        self.failure = ""
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one connection; ASGI 3."""
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == _PING:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await self._request(scope, receive, send)
+
+    async def _request(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        internal, inner = taken_from(scope)
+        if not self._tells_httpx:
+            self._tells_httpx = tell_httpx(self._channel)
+        context = internal.ids.told()
+        self._channel.send("handler-started", {"handlerStartedAt": time.time_ns() // 1_000_000, "context": context})
+        running.set(internal.ids)
+        self._captured.requests.add(internal.ids)
+        error: BaseException | None = None
+        try:
+            if scope["type"] == "websocket":
+                await self._converse(inner, receive, send)
+            else:
+                error = await self._app.serve(inner, receive, send, internal)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            # After the response: the client has its last byte. Not reset: what this task, which is the server's for
+            # this request alone, still has to say belongs to it.
+            await self._captured.ended(internal.ids)
+            await self._settling.done()
+            self._channel.send("end", {"context": context, **_error_of(error)})
+
+    async def _converse(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        converse = getattr(self._app, "converse", None)
+        if converse is None:
+            # WSGI and handler classes know none.
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        await converse(scope, receive, send)
+
+    async def _live(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        async def heard(message: dict[str, Any]) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                self.failure = str(message.get("message") or "it gave no reason")
+            await send(message)
+
+        if callable(self._app):
+            await self._app(scope, receive, heard)
+            return
+        # The others know no lifespan, which this is the way to say.
+        raise NotImplementedError("lifespan")
+
+
+def _error_of(error: BaseException | None) -> dict[str, Any]:
+    if error is None:
+        return {}
+    return {"error": {"name": type(error).__name__, "message": str(error)}}
