@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Never
 
 from tracedbridge.serving.explaining import explanation
@@ -79,7 +80,7 @@ def _serve(channel: Channel, captured: Captured) -> int:
         listening.listen(_BACKLOG)
         port: int = listening.getsockname()[1]
         config = config_class(
-            served, lifespan="auto", ws="wsproto", access_log=False, log_config=None, log_level="warning",
+            served, lifespan="auto", ws=_websocket, access_log=False, log_config=None, log_level="warning",
             server_header=False, proxy_headers=False,
         )  # fmt: skip
         # The invocation's own line has the traceback.
@@ -93,8 +94,10 @@ def _serve(channel: Channel, captured: Captured) -> int:
 
 def _uvicorn() -> tuple[Any, Any]:
     try:
-        import wsproto  # noqa: F401 - uvicorn asks for it with the first WebSocket
         from uvicorn import Config, Server
+
+        if find_spec("wsproto") is None:
+            raise ImportError("No module named 'wsproto'")
     except ImportError as error:
         raise _FatalError(f"could not start the server: {error}; install tracedbridge[vercel]") from error
 
@@ -153,6 +156,13 @@ def _load(cold_start: ColdStart) -> tuple[TracedAsgi | Threaded, Telemetry]:
     from tracedbridge.serving.ipc.threaded import Threaded
 
     return Threaded(app_of(found, kind), telemetry), telemetry  # type: ignore[arg-type]  # of the two other kinds
+
+
+def _websocket(**told: Any) -> Any:
+    """Return uvicorn's protocol for one WebSocket: a cold start need not wait 40 ms for what few functions serve."""
+    from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
+
+    return WSProtocol(**told)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
