@@ -86,7 +86,12 @@ def _serve(channel: Channel, captured: Captured) -> int:
         # The invocation's own line has the traceback.
         logging.getLogger("uvicorn.error").addFilter(_is_news)
         server = server_class(config, lambda: channel.started(_announcement(port, cold_start)))
-        server.run(sockets=[listening])
+        try:
+            server.run(sockets=[listening])
+        except SystemExit:
+            # uvicorn's own, where startup failed; what the app raises in a request does not come here.
+            if server.started:
+                raise
     if not server.started:
         raise _FatalError(f"could not start the app: its lifespan startup failed: {served.failure}")
     return 0
@@ -182,6 +187,6 @@ def _announcement(port: int, cold_start: ColdStart) -> dict[str, int]:
 
 def _tell_fatal(channel: Channel, captured: Captured, message: str) -> int:
     channel.send("unrecoverable-error", {"exitCode": 1, "message": message})
-    captured.stderr.write(f"{channel.early_text()}{message}\n")
+    captured.stderr.write(f"{channel.early_text()}{message.rstrip()}\n")
     captured.stderr.flush()
     return 1
