@@ -151,7 +151,7 @@ class Instances:
                 if self._is_closed:
                     raise ClosedError("cannot answer the event: the server is ending")
                 if self._idle:
-                    return self._idle.pop(), False
+                    return self._idle.pop().taken(), False
                 working = sum(not (each.is_ending or (each.is_retired and not each.is_single)) for each in self._all)
                 left_s = max(came_s, self._free_s) + _PATIENCE_S - time.monotonic()
                 if not working or (working < _MOST and (self._each_its_own or left_s <= 0)):
@@ -159,7 +159,7 @@ class Instances:
                     self._all.add(instance)
                     # One at a time: this one may be all that was missing.
                     self._free_s = time.monotonic()
-                    return instance, True
+                    return instance.taken(), True
                 self._changed.wait(left_s if left_s > 0 else None)
 
     def _settled(self, instance: _Instance, files: list[str] | None) -> None:
@@ -230,6 +230,11 @@ class _Instance:
         self.is_retired = is_single
         self.is_ending = False
 
+    def taken(self) -> _Instance:
+        """Note that somebody works with it from now on, until `settle` or `release`; return it."""
+        self._is_working = True
+        return self
+
     def answer(self, event: object) -> tuple[dict[str, Any] | None, str]:
         """
         Return the answer, or None and why there is none.
@@ -237,7 +242,6 @@ class _Instance:
         Raises:
             _NotTakenError: It died without a look at the event.
         """
-        self._is_working = True
         try:
             self._to_child.write(json.dumps(event).encode() + b"\n")
             self._to_child.flush()
