@@ -435,6 +435,37 @@ def test_body_as_large_as_allowed_is_taken(monkeypatch: pytest.MonkeyPatch) -> N
         assert refused.value.status == 413
 
 
+# So long that it is unpacked in several steps.
+LONG = b'{"resourceSpans": []}' + b" " * 600_000
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        pytest.param("", LONG, id="plain"),
+        pytest.param("gzip", gzip.compress(LONG), id="gzip"),
+        pytest.param("gzip", gzip.compress(LONG[:300_000]) + gzip.compress(LONG[300_000:]), id="gzip in two parts"),
+        pytest.param("deflate", zlib.compress(LONG), id="deflate"),
+    ],
+)
+def test_bound_of_a_long_body(encoding: str, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is exact to the byte for a long body, too."""
+    monkeypatch.setattr(otlp, "MAX_BODY_BYTES", len(LONG))
+    assert decode("traces", body, content_type=JSON, content_encoding=encoding) == []
+    monkeypatch.setattr(otlp, "MAX_BODY_BYTES", len(LONG) - 1)
+    with pytest.raises(DecodeError) as refused:
+        decode("traces", body, content_type=JSON, content_encoding=encoding)
+    assert refused.value.status == 413
+
+
+def test_checksum_of_a_body_as_large_as_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body is unpacked to its end, where its checksum is, even if not a byte more may come."""
+    monkeypatch.setattr(otlp, "MAX_BODY_BYTES", len(LONG))
+    with pytest.raises(DecodeError) as refused:
+        decode("traces", gzip.compress(LONG)[:-8] + bytes(8), content_type=JSON, content_encoding="gzip")
+    assert refused.value.status == 400
+
+
 VALID = encode_spans([sdk_span(attributes={"a": ("b", "c")}, parent_id=PARENT_ID)]).SerializeToString()
 
 

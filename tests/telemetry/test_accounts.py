@@ -123,7 +123,11 @@ def test_a_dead_backend_and_a_full_queue(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a backend that failed is left alone, nothing is tried; pauses grow until it works, and begin anew then."""
+    """
+    While a backend that failed is left alone, nothing is tried; pauses grow until it works, and begin anew then.
+
+    Each is counted once, however many invocations fall into it.
+    """
     clock = [0.0]
     real_ns = time.monotonic_ns
     monkeypatch.setattr(time, "monotonic_ns", lambda: real_ns() + int(clock[0] * 1e9))
@@ -142,7 +146,28 @@ def test_the_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
             bridge(event(), None)
             tried.append(len(backend.seen))
             accounts(bridge)
+        # Of the six that were tried, one succeeded.
+        assert accounts(bridge)["traces"].paused == {"http_503": 5}
     assert tried == [1, 1, 2, 2, 3, 3, 4, 5, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("behave", "paused"),
+    [
+        pytest.param(answering(503), {"http_503": 3}, id="503, sent again"),
+        pytest.param(answering(400), {"http_400": 3}, id="400, lost"),
+        pytest.param(in_turn(answering(503), answering(400)), {"http_503": 1, "http_400": 2}, id="one, then the other"),
+        pytest.param(answering(200), {}, id="200"),
+        pytest.param(hanging_up, {}, id="200, and closed"),
+        pytest.param(answering(404), {}, id="404, takes no traces"),
+    ],
+)
+def test_what_a_pause_is(behave: Behaviour, paused: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend is left alone where it failed, by the reason; not where it works, nor where it is never asked again."""
+    with Backend(behave) as backend, traced_to(backend, monkeypatch) as bridge:
+        for _ in range(3):
+            bridge(event(), None)
+        assert accounts(bridge)["traces"].paused == paused
 
 
 def test_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +284,8 @@ def test_a_span_that_cannot_be_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
         account = accounts(bridge)["traces"]
     assert (account.produced, account.exported, account.pending) == (6, 4, 0)
     assert account.dropped == {"not_sent": 2}
+    # The backend is well, and is left alone for no moment.
+    assert account.paused == {}
 
 
 def test_a_connection_that_is_closed_between_flushes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """
 The instances of a function: processes that answer one event at a time, started and ended as on a platform.
 
-The first event starts the first one, and whoever finds all of them at work for long starts another. After a change of
+The first event starts the first one; when all of them are at work for long, another one is started. After a change of
 the source an instance answers nothing more, and the next event starts a new one.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ("Answered", "ClosedError", "Instances")
 
 # Platforms start another instance at once. Here whoever opens a page with ten images would wait for nine cold starts;
-# but an app that calls itself, or waits for another request, must get an answer.
+# but an app that calls itself, or waits for another request, must get an answer: when for so long none was given.
 _PATIENCE_S = 1.0
 
 # Who needs more at a time waits: this is one developer's machine.
@@ -88,6 +88,8 @@ class Instances:
         self._all: set[_Instance] = set()
         self._ending: set[threading.Thread] = set()
         self._is_closed = False
+        # When an instance was free last, or started.
+        self._free_s = 0.0
 
     def answer(self, event: object) -> Answered:
         """
@@ -143,19 +145,21 @@ class Instances:
                 instance.kill()
 
     def _take(self) -> tuple[_Instance, bool]:
-        until_s = time.monotonic() + _PATIENCE_S
+        came_s = time.monotonic()
         with self._changed:
             while True:
                 if self._is_closed:
                     raise ClosedError("cannot answer the event: the server is ending")
                 if self._idle:
-                    return self._idle.pop(), False
+                    return self._idle.pop().taken(), False
                 working = sum(not (each.is_ending or (each.is_retired and not each.is_single)) for each in self._all)
-                left_s = until_s - time.monotonic()
+                left_s = max(came_s, self._free_s) + _PATIENCE_S - time.monotonic()
                 if not working or (working < _MOST and (self._each_its_own or left_s <= 0)):
                     instance = _Instance(self._environ, is_single=self._each_its_own)
                     self._all.add(instance)
-                    return instance, True
+                    # One at a time: this one may be all that was missing.
+                    self._free_s = time.monotonic()
+                    return instance.taken(), True
                 self._changed.wait(left_s if left_s > 0 else None)
 
     def _settled(self, instance: _Instance, files: list[str] | None) -> None:
@@ -163,6 +167,7 @@ class Instances:
         if files:
             self._loaded(files)
         with self._changed:
+            self._free_s = time.monotonic()
             if files is None or instance.is_retired or self._is_closed:
                 instance.is_retired = True
                 self._end([instance])
@@ -225,6 +230,11 @@ class _Instance:
         self.is_retired = is_single
         self.is_ending = False
 
+    def taken(self) -> _Instance:
+        """Note that somebody works with it from now on, until `settle` or `release`; return it."""
+        self._is_working = True
+        return self
+
     def answer(self, event: object) -> tuple[dict[str, Any] | None, str]:
         """
         Return the answer, or None and why there is none.
@@ -232,7 +242,6 @@ class _Instance:
         Raises:
             _NotTakenError: It died without a look at the event.
         """
-        self._is_working = True
         try:
             self._to_child.write(json.dumps(event).encode() + b"\n")
             self._to_child.flush()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tracedbridge.telemetry.environment import Signal
 
-__all__ = ("TOO_MUCH", "UNSUPPORTED", "Account", "Export", "Outcome", "Sink", "Wire")
+__all__ = ("NOT_SENT", "TOO_MUCH", "UNSUPPORTED", "Account", "Export", "Outcome", "Sink", "Wire")
 
 _logger = logging.getLogger("tracedbridge.telemetry")
 
@@ -34,7 +34,8 @@ Outcome = str
 # 404 and 405 over HTTP, UNIMPLEMENTED over gRPC: a backend that does not take this signal, as Jaeger metrics.
 UNSUPPORTED = "unsupported"
 # The batch cannot be encoded, or is more than the backend takes at once: half of it may do.
-TOO_MUCH = frozenset(("not_sent", "http_413"))
+NOT_SENT = "not_sent"
+TOO_MUCH = frozenset((NOT_SENT, "http_413"))
 
 # How long a failed sink is left alone: at first little more than the budget that it has cost, at most as long as
 # somebody who has mended his collector would wait.
@@ -347,7 +348,11 @@ class Sink:
         with self._counting:
             self._lose(reason, sum(map(self._size, batch)), were_pending=True)
             self._most = self._batch_limit
-        self._pause(reason)
+        if reason == NOT_SENT:
+            # An item's own fault: the backend has never heard of it.
+            self._warn(reason)
+        else:
+            self._pause(reason)
 
     def _give_up(self, batch: list[Any]) -> None:
         with self._counting:

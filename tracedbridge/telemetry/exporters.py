@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 
 from tracedbridge.telemetry.environment import SIGNALS, endpoint_override, exporter_names
-from tracedbridge.telemetry.export import UNSUPPORTED, Outcome, Sink
+from tracedbridge.telemetry.export import NOT_SENT, UNSUPPORTED, Outcome, Sink
 from tracedbridge.telemetry.queues import MetricQueue
 from tracedbridge.telemetry.variables import entry_point, protocol, timeout_ms
 
@@ -175,7 +175,7 @@ class _Http(_Plain):
             return type(session.error).__name__
         if session.status is None:
             # It failed before it came to sending: the batch cannot be encoded.
-            return "not_sent"
+            return NOT_SENT
         if 200 <= session.status < 300:
             return ""
         return UNSUPPORTED if session.status in (404, 405) else f"http_{session.status}"

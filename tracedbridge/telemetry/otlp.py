@@ -6,25 +6,26 @@ Source: OpenTelemetry Protocol specification 1.9, "OTLP/HTTP" and "JSON Protobuf
 
 from __future__ import annotations
 
-import base64
-import gzip
-import io
-import json
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from google.protobuf import json_format
-from google.rpc.status_pb2 import Status
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-from tracedbridge.errors import TracedBridgeError
+from tracedbridge.telemetry.otlp_bodies import (
+    JSON,
+    MAX_BODY_BYTES,
+    PROTOBUF,
+    DecodeError,
+    Signal,
+    decoding,
+    encode_status,
+    request_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
     from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord as LogMessage
     from opentelemetry.proto.metrics.v1.metrics_pb2 import (
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 __all__ = (
-    "HEX_KEYS",
     "JSON",
     "MAX_BODY_BYTES",
     "PROTOBUF",
@@ -62,27 +62,9 @@ __all__ = (
     "Value",
     "decode",
     "encode_status",
-    "request_of",
 )
 
-# Unpacked, in bytes: exporters send some hundred kilobytes at a time, and a gzip bomb grows a thousandfold.
-MAX_BODY_BYTES = 64 * 1024 * 1024
-
-PROTOBUF = "application/x-protobuf"
-JSON = "application/json"
-
-_STEP_BYTES = 256 * 1024
-
-# Parsers quote their input; one line of that is enough.
-_MAX_REASON_CHARS = 200
-
-HEX_KEYS = frozenset({"traceId", "spanId", "parentSpanId", "trace_id", "span_id", "parent_span_id"})
-"""OTLP/JSON writes these bytes as hex, against the JSON mapping of protobuf, which wants base64."""
-
 _T = TypeVar("_T")
-
-Signal = Literal["traces", "metrics", "logs"]
-"""The last part of the path that a request is sent to."""
 
 Value: TypeAlias = "str | bool | int | float | bytes | tuple[Value, ...] | dict[str, Value] | None"
 """The value of an attribute, or the body of a log record."""
@@ -97,20 +79,6 @@ _SPAN_KINDS: tuple[SpanKind, ...] = ("unspecified", "internal", "server", "clien
 _STATUS_CODES: tuple[StatusCode, ...] = ("unset", "ok", "error")
 _TEMPORALITIES: tuple[Temporality, ...] = ("unspecified", "delta", "cumulative")
 _SEVERITIES = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")
-
-
-class DecodeError(TracedBridgeError):
-    """
-    The request cannot be decoded.
-
-    Attributes:
-        status: The HTTP status that says so: 400, 413 or 415.
-    """
-
-    def __init__(self, status: Literal[400, 413, 415], message: str) -> None:
-        """Take the HTTP status and one line of text."""
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,122 +252,12 @@ def decode(signal: Signal, body: bytes, *, content_type: str, content_encoding: 
         DecodeError: 415 for another type or encoding, 413 for more than ``MAX_BODY_BYTES`` unpacked, 400 for
             bytes that are not what the headers say. Nothing else, whatever the bytes are.
     """
-    request = request_of(signal, body, content_type=content_type, content_encoding=content_encoding)
-    try:
-        return list(_SIGNALS[signal][1](request))
-    except DecodeError:
-        raise
-    except Exception as error:
-        raise _undecodable(signal, error) from error
-
-
-def request_of(signal: Signal, body: bytes, *, content_type: str, content_encoding: str = "") -> Any:
-    """
-    Return the ``Export…ServiceRequest`` that a body holds, its ids in bytes; arguments and errors as for `decode`.
-    """
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type not in (PROTOBUF, JSON):
-        raise DecodeError(415, f"cannot decode content-type {content_type!r}: send {PROTOBUF} or {JSON}")
-    plain = _decompressed(body, content_encoding.strip().lower())
-    try:
-        request = _SIGNALS[signal][0]()
-        if media_type == JSON:
-            json_format.ParseDict(_with_base64_ids(json.loads(plain)), request, ignore_unknown_fields=True)
-        else:
-            request.ParseFromString(plain)
-    except DecodeError:
-        raise
-    except Exception as error:  # the parsers promise one class and raise others: RecursionError, TypeError
-        raise _undecodable(signal, error) from error
-    return request
-
-
-def _undecodable(signal: Signal, error: Exception) -> DecodeError:
-    reason = " ".join(str(error).split())
-    if len(reason) > _MAX_REASON_CHARS:
-        # The end names the field, after a prefix for each level above it.
-        reason = f"… {reason[-_MAX_REASON_CHARS:]}"
-    return DecodeError(400, f"could not decode {signal}: {type(error).__name__}: {reason}")
-
-
-def encode_status(message: str, content_type: str) -> bytes:
-    """
-    Write the body of a refusal, a ``google.rpc.Status``, in the type that the client speaks.
-
-    Source: OTLP specification, "Failures": the body of a 4xx or 5xx must be a Status.
-    """
-    # A lone surrogate, planted in a JSON document that the message quotes, is no UTF-8.
-    status = Status(message=message.encode("utf-8", "replace").decode())
-    if content_type == JSON:
-        return json_format.MessageToJson(status, indent=None).encode()
-    packed: bytes = status.SerializeToString()
-    return packed
-
-
-def _decompressed(body: bytes, encoding: str) -> bytes:
-    # One byte more than allowed is enough to know, and all that a bomb gets to write.
-    limit = MAX_BODY_BYTES + 1
-    try:
-        if encoding in ("", "identity"):
-            plain = body
-        elif encoding == "gzip":
-            with gzip.GzipFile(fileobj=io.BytesIO(body)) as packed:
-                # In steps: a read takes as much memory as it may return, for however little there is.
-                plain = b"".join(_steps(packed, limit))
-        elif encoding == "deflate":
-            plain = _inflated(body, limit)
-        else:
-            raise DecodeError(415, f"cannot decode content-encoding {encoding!r}: send gzip, deflate or identity")
-    except (OSError, EOFError, zlib.error) as error:
-        raise DecodeError(400, f"could not decompress the body: it is no {encoding}: {error}") from error
-    if len(plain) > MAX_BODY_BYTES:
-        raise DecodeError(413, f"cannot take the body: it has more than {MAX_BODY_BYTES} bytes; send smaller batches")
-    return plain
-
-
-def _steps(packed: gzip.GzipFile, limit: int) -> Iterable[bytes]:
-    while limit > 0 and (step := packed.read(min(limit, _STEP_BYTES))):
-        limit -= len(step)
-        yield step
-
-
-def _inflated(body: bytes, limit: int) -> bytes:
-    try:
-        unpacker = zlib.decompressobj()
-        plain = unpacker.decompress(body, limit)
-    except zlib.error:
-        # RFC 9110, 8.4.1.2: "deflate" is zlib's format, but some send it without the zlib wrapper.
-        unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
-        plain = unpacker.decompress(body, limit)
-    if len(plain) < limit and not unpacker.eof:
-        raise EOFError("it ends before its end marker")
-    return plain
-
-
-def _with_base64_ids(document: Any) -> dict[str, Any]:
-    if not isinstance(document, dict):
-        raise DecodeError(400, "could not decode the body: it is JSON, but not an object")
-    # Not recursive: the document is as deep as its sender likes.
-    todo: list[Any] = [document]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, list):
-            todo.extend(node)
-        elif isinstance(node, dict):
-            for key, value in node.items():
-                if key in HEX_KEYS and isinstance(value, str):
-                    node[key] = base64.b64encode(_from_hex(key, value)).decode()
-                else:
-                    todo.append(value)
-    return document
-
-
-def _from_hex(key: str, text: str) -> bytes:
-    try:
-        # Strict, unlike bytes.fromhex(), which skips spaces.
-        return base64.b16decode(text, casefold=True)
-    except ValueError:
-        raise DecodeError(400, f"could not decode {key} {text[:40]!r}: it is no hex") from None
+    # As this module says it: by the same name serving/ knows how much of a body to read.
+    request = request_of(
+        signal, body, content_type=content_type, content_encoding=content_encoding, limit_bytes=MAX_BODY_BYTES
+    )
+    with decoding(signal):
+        return list(_RECORDS[signal](request))
 
 
 def _spans(request: ExportTraceServiceRequest) -> Iterable[SpanRecord]:
@@ -608,8 +466,4 @@ def _named(names: tuple[_T, ...], number: int) -> _T:
     return names[number] if 0 <= number < len(names) else names[0]
 
 
-_SIGNALS: dict[Signal, tuple[type[Any], Callable[[Any], Iterable[Record]]]] = {
-    "traces": (ExportTraceServiceRequest, _spans),
-    "metrics": (ExportMetricsServiceRequest, _metrics),
-    "logs": (ExportLogsServiceRequest, _logs),
-}
+_RECORDS: dict[Signal, Callable[[Any], Iterable[Record]]] = {"traces": _spans, "metrics": _metrics, "logs": _logs}

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
 
-from tracedbridge.telemetry.otlp import HEX_KEYS, request_of
+from tracedbridge.telemetry.otlp_bodies import HEX_KEYS, request_of
 
 if TYPE_CHECKING:
-    from tracedbridge.telemetry.otlp import Signal
+    from tracedbridge.telemetry.otlp_bodies import Signal
 
 __all__ = ("encode",)
 

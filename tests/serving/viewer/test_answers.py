@@ -72,7 +72,7 @@ def cold_invocation(kind: str = "on_demand") -> list[PlainSpan]:
         "tracedbridge.coldstart.lifespan_ms": 29.001,
     }  # fmt: skip
     return [
-        span(9, 1, 131, 149, name="import decimal", attributes={"tracedbridge.import.self_ms": 17.0}),
+        span(9, 1, 131, 149, name="import colorsys", attributes={"tracedbridge.import.self_ms": 17.0}),
         imported(6, 5, "json", 50, 60, 10.0),
         # A module that is called app.
         imported(5, 3, "app", 40, 100, 50.0),
@@ -186,7 +186,7 @@ def test_phases_are_told_span_by_span() -> None:
         "import typing": ("app_resolve", True),
         "lifespan startup": ("lifespan", False),
         "SELECT 1": ("lifespan", False),
-        "import decimal": ("first_byte", True),
+        "import colorsys": ("first_byte", True),
     }
     # The phase, and in it the module that is called app.
     both = [each for each in told(cold_invocation(), "traces", TRACE)["spans"] if each["name"] == "import app"]
@@ -479,7 +479,7 @@ def test_quantiles_are_series() -> None:
 # What really comes.
 
 APP = """
-import decimal, json, logging
+import colorsys, json, logging
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
@@ -528,13 +528,13 @@ def test_a_real_cold_start_is_understood(real: Store) -> None:
     assert list(phases) == ["interpreter", "bridge", "telemetry", "app_import", "app_resolve", "lifespan"]
     # Each is rounded to a microsecond.
     assert sum(map(int, phases.values())) == pytest.approx(int(start["totalNs"]), abs=len(phases) * 1_000)
-    assert {"index", "decimal"} <= {name for name, _, _ in start["imports"]}
+    assert {"index", "colorsys"} <= {name for name, _, _ in start["imports"]}
     assert start["modules"] >= 2
 
     trace = asked(real, "traces", cold["traceId"])
     spans = {each["name"]: each for each in trace["spans"]}
     assert trace["spans"][0]["name"].startswith("GET")
-    assert (spans["import app"]["phase"], spans["import decimal"]["phase"]) == ("app_import", "app_import")
+    assert (spans["import app"]["phase"], spans["import colorsys"]["phase"]) == ("app_import", "app_import")
     assert (spans["lifespan startup"]["phase"], spans["import index"]["isImport"]) == ("lifespan", True)
     assert all(spans[name]["isCritical"] for name in ("cold start", "import app", "import index"))
     assert [log["body"] for log in trace["logs"]] == ["sold", "invocation"]
