@@ -73,7 +73,8 @@ def _young_start() -> tuple[int, Beginning] | None:
     if _first is not None or time.monotonic_ns() - IMPORTED_NS > MAX_LOAD_NS:
         return None
     started = process_started()
-    return started if IMPORTED_NS - started[0] <= _MAX_AGE_NS else None
+    is_young = started[1] == "platform" or IMPORTED_NS - started[0] <= _MAX_AGE_NS
+    return started if is_young else None
 
 
 def first_of_process() -> ColdStart | None:

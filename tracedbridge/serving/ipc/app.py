@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from tracedbridge.serving.ipc.channel import running
-from tracedbridge.serving.ipc.fetches import tell_httpx
+from tracedbridge.serving.ipc.channel import Running, running
 from tracedbridge.serving.ipc.internal import taken_from
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ class IpcApp:
         self._channel = channel
         self._captured = captured
         self._settling = settling
-        self._tells_httpx = False
         # What lifespan startup failed with.
         self.failure = ""
 
@@ -57,48 +55,76 @@ class IpcApp:
 
     async def _request(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         internal, inner = taken_from(scope)
-        if not self._tells_httpx:
-            self._tells_httpx = tell_httpx(self._channel)
         context = internal.ids.told()
         self._channel.send("handler-started", {"handlerStartedAt": time.time_ns() // 1_000_000, "context": context})
-        running.set(internal.ids)
+        request = Running(internal.ids)
+        running.set(request)
         self._captured.requests.add(internal.ids)
         error: BaseException | None = None
         try:
             if scope["type"] == "websocket":
-                await self._converse(inner, receive, send)
+                await self._converse(inner, receive, send, request)
             else:
                 error = await self._app.serve(inner, receive, send, internal)
         except BaseException as raised:
             error = raised
             raise
         finally:
-            # After the response: the client has its last byte. Not reset: what this task, which is the server's for
-            # this request alone, still has to say belongs to it.
+            # After the response: the client has its last byte.
             await self._captured.ended(internal.ids)
             await self._settling.done()
-            self._channel.send("end", {"context": context, **_error_of(error)})
+            self._end(request, error)
 
-    async def _converse(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    def _end(self, request: Running, error: BaseException | None) -> None:
+        if not request.is_over:
+            request.is_over = True
+            self._channel.send("end", {"context": request.ids.told(), **_error_of(error)})
+
+    async def _converse(self, scope: dict[str, Any], receive: Receive, send: Send, request: Running) -> None:
+        async def told(message: dict[str, Any]) -> None:
+            await send(message)
+            kind = message["type"]
+            if kind in ("websocket.accept", "websocket.close") or (
+                kind == "websocket.http.response.body" and not message.get("more_body", False)
+            ):
+                # To the platform the request is its handshake: no message passes before it has ended.
+                await self._captured.ended(request.ids)
+                self._end(request, None)
+
         converse = getattr(self._app, "converse", None)
         if converse is None:
             # WSGI and handler classes know none.
             await receive()
-            await send({"type": "websocket.close", "code": 1000})
+            await told({"type": "websocket.close", "code": 1000})
             return
-        await converse(scope, receive, send)
+        await converse(scope, receive, told)
 
     async def _live(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        async def heard(message: dict[str, Any]) -> None:
+        is_asked = is_answered = False
+
+        async def asked() -> dict[str, Any]:
+            nonlocal is_asked
+            message = await receive()
+            is_asked = True
+            return message
+
+        async def answered(message: dict[str, Any]) -> None:
+            nonlocal is_answered
+            is_answered = True
             if message["type"] == "lifespan.startup.failed":
                 self.failure = str(message.get("message") or "it gave no reason")
             await send(message)
 
-        if callable(self._app):
-            await self._app(scope, receive, heard)
-            return
-        # The others know no lifespan, which this is the way to say.
-        raise NotImplementedError("lifespan")
+        if not callable(self._app):
+            # The others know no lifespan, which this is the way to say.
+            raise NotImplementedError("lifespan")
+        try:
+            await self._app(scope, asked, answered)
+        except Exception as error:
+            if not is_asked or is_answered:
+                raise
+            # The server would take it for an app that knows no lifespan.
+            await answered({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
 
 
 def _error_of(error: BaseException | None) -> dict[str, Any]:

@@ -84,7 +84,10 @@ class Captured:
         return any(_waiting_bytes(pipe) or self._pipes[pipe] for pipe in self._pipes)
 
     def _log(self, text: str, ids: Ids | None, level: Level | None = None, stream: StreamName | None = None) -> None:
-        if not self._channel.log(text, ids=ids, level=level, stream=stream):
+        if self._channel.has_left:
+            # By the pipe that our parent reads.
+            os.write(1 if stream == "stdout" else 2, text.encode("utf-8", "backslashreplace"))
+        elif not self._channel.log(text, ids=ids, level=level, stream=stream):
             self.stderr.write(text if text.endswith("\n") else f"{text}\n")
             self.stderr.flush()
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Level = Literal["debug", "info", "warn", "error", "fatal"]
     StreamName = Literal["stdout", "stderr"]
 
-__all__ = ("NOBODY", "Channel", "Ids", "ids_now", "running")
+__all__ = ("NOBODY", "Channel", "Ids", "Running", "ids_now", "inherit", "running")
 
 # What is logged before the server has started waits, up to so many bytes.
 _MOST_EARLY_BYTES = 1_000_000
@@ -42,17 +42,34 @@ class Ids(NamedTuple):
 NOBODY = Ids("0", 0)
 """What belongs to no request."""
 
-running: ContextVar[Ids | None] = ContextVar("tracedbridge.ipc", default=None)
+
+class Running:
+    """A request, until its end has been told; tasks and threads that outlive it belong to nobody from then on."""
+
+    __slots__ = ("ids", "is_over")
+
+    def __init__(self, ids: Ids) -> None:
+        """Begin."""
+        self.ids = ids
+        self.is_over = False
+
+
+running: ContextVar[Running | None] = ContextVar("tracedbridge.ipc", default=None)
 """The request that this context belongs to."""
 
 # On a thread that was started in a request, and has no context of its own.
-_INHERITED = "_tracedbridge_ids"
+_INHERITED = "_tracedbridge_request"
 
 
 def ids_now() -> Ids | None:
-    """Return the request that this moment belongs to, by its context or by who started this thread."""
-    ids = running.get()
-    return ids if ids is not None else getattr(threading.current_thread(), _INHERITED, None)
+    """Return the ids of the request that this moment belongs to, by its context or by who started this thread."""
+    request = _request_now()
+    return None if request is None or request.is_over else request.ids
+
+
+def _request_now() -> Running | None:
+    request = running.get()
+    return request if request is not None else getattr(threading.current_thread(), _INHERITED, None)
 
 
 def inherit() -> None:
@@ -61,8 +78,9 @@ def inherit() -> None:
 
     def started(thread: threading.Thread) -> None:
         target = getattr(thread, "_target", None)
-        if getattr(target, "__module__", "") != "concurrent.futures.thread" and (ids := ids_now()) is not None:
-            setattr(thread, _INHERITED, ids)
+        request = _request_now()
+        if request is not None and getattr(target, "__module__", "") != "concurrent.futures.thread":
+            setattr(thread, _INHERITED, request)
         start(thread)
 
     threading.Thread.start = started  # type: ignore[method-assign,assignment]  # for the life of the process
@@ -87,6 +105,8 @@ class Channel:
         self._early: list[dict[str, Any]] | None = []
         self._early_bytes = 0
         self._early_lock = threading.RLock()
+        # In a forked child.
+        self.has_left = False
         os.register_at_fork(after_in_child=self._leave)
 
     def send(self, kind: str, payload: dict[str, Any]) -> None:
@@ -160,6 +180,7 @@ class Channel:
     def _leave(self) -> None:
         # A forked child is no instance: its messages would stand in the middle of its parent's.
         self._socket = None
+        self.has_left = True
         self._lock, self._early_lock = threading.Lock(), threading.RLock()
         self._owner = 0
         self._waiting.clear()

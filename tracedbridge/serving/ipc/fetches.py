@@ -11,15 +11,18 @@ import itertools
 import sys
 import time
 from http.client import HTTPConnection
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tracedbridge.serving.ipc.channel import ids_now
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from tracedbridge.serving.ipc.channel import Channel
 
-__all__ = ("tell_fetches", "tell_httpx")
+__all__ = ("tell_fetches",)
 
 _numbers = itertools.count(1)
 
@@ -44,16 +47,38 @@ def tell_fetches(channel: Channel) -> None:
 
     HTTPConnection.putrequest = asked  # type: ignore[method-assign]  # for the life of the process
     HTTPConnection.getresponse = answered  # type: ignore[method-assign]
+    if (httpx := sys.modules.get("httpx")) is not None:
+        _wrap_all(channel, httpx)
+    else:
+        sys.meta_path.insert(0, _Arrival(channel))
 
 
-def tell_httpx(channel: Channel) -> bool:
-    """Tell of those made by httpx, too, if the app has loaded it; say whether it has."""
-    httpx = sys.modules.get("httpx")
-    if httpx is None:
-        return False
+class _Arrival:
+    """Waits on ``sys.meta_path`` for an app that imports httpx when it needs it."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        del path, target
+        if name != "httpx":
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def loaded(module: ModuleType) -> None:
+                load(module)
+                _wrap_all(self._channel, module)
+
+            spec.loader.exec_module = loaded  # type: ignore[method-assign]  # of this one loader
+        return spec
+
+
+def _wrap_all(channel: Channel, httpx: Any) -> None:
     for name in ("HTTPTransport", "AsyncHTTPTransport"):
         _wrap(channel, getattr(httpx, name))
-    return True
 
 
 def _wrap(channel: Channel, transport: Any) -> None:
