@@ -41,7 +41,7 @@ def serve() -> Never:
 
     Raises:
         SystemExit: 0 after SIGTERM, 1 where the app or its startup failed, which the platform was told.
-        OSError: Nobody listens at ``VERCEL_IPC_PATH``.
+        ConnectionError: Nobody listens at ``VERCEL_IPC_PATH``.
     """
     channel = Channel(os.environ["VERCEL_IPC_PATH"])
     captured = Captured(channel)

@@ -73,11 +73,12 @@ class IpcApp:
             # After the response: the client has its last byte.
             await self._captured.ended(internal.ids)
             await self._settling.done()
+            request.is_over = True
             self._end(request, error)
 
     def _end(self, request: Running, error: BaseException | None) -> None:
-        if not request.is_over:
-            request.is_over = True
+        if not request.has_told_end:
+            request.has_told_end = True
             self._channel.send("end", {"context": request.ids.told(), **_error_of(error)})
 
     async def _converse(self, scope: dict[str, Any], receive: Receive, send: Send, request: Running) -> None:

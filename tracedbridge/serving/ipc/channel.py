@@ -44,13 +44,15 @@ NOBODY = Ids("0", 0)
 
 
 class Running:
-    """A request, until its end has been told; tasks and threads that outlive it belong to nobody from then on."""
+    """A request; tasks and threads that outlive it belong to nobody from then on."""
 
-    __slots__ = ("ids", "is_over")
+    __slots__ = ("has_told_end", "ids", "is_over")
 
     def __init__(self, ids: Ids) -> None:
         """Begin."""
         self.ids = ids
+        # Of a WebSocket long before it is over.
+        self.has_told_end = False
         self.is_over = False
 
 
@@ -94,10 +96,14 @@ class Channel:
         Connect.
 
         Raises:
-            OSError: Nobody listens there.
+            ConnectionError: Nobody listens there.
         """
         self._socket: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.connect(path)
+        try:
+            self._socket.connect(path)
+        except OSError as error:
+            self._socket.close()
+            raise ConnectionError(f"could not connect to VERCEL_IPC_PATH={path!r}: {error.strerror}") from error
         self._waiting: deque[bytes] = deque()
         self._lock = threading.Lock()
         self._owner = 0
