@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Never
 
 from tracedbridge.serving.explaining import explanation
 from tracedbridge.serving.ipc.captured import Captured
-from tracedbridge.serving.ipc.channel import Channel, inherit
+from tracedbridge.serving.ipc.channel import Channel, inherit, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,7 +83,6 @@ def _serve(channel: Channel, captured: Captured) -> int:
             served, lifespan="auto", ws=_websocket, access_log=False, log_config=None, log_level="warning",
             server_header=False, proxy_headers=False,
         )  # fmt: skip
-        # The invocation's own line has the traceback.
         logging.getLogger("uvicorn.error").addFilter(_is_news)
         server = server_class(config, lambda: channel.started(_announcement(port, cold_start)))
         try:
@@ -171,7 +170,10 @@ def _websocket(**told: Any) -> Any:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("Exception in ASGI application")
+    """Say whether nobody else tells what uvicorn does: an invocation's own line has its traceback."""
+    request = running.get()
+    is_invocation = request is not None and not request.is_conversation
+    return not (is_invocation and record.getMessage().startswith("Exception in ASGI application"))
 
 
 def _announcement(port: int, cold_start: ColdStart) -> dict[str, int]:

@@ -57,7 +57,7 @@ class IpcApp:
         internal, inner = taken_from(scope)
         context = internal.ids.told()
         self._channel.send("handler-started", {"handlerStartedAt": time.time_ns() // 1_000_000, "context": context})
-        request = Running(internal.ids)
+        request = Running(internal.ids, is_conversation=scope["type"] == "websocket")
         running.set(request)
         self._captured.requests.add(internal.ids)
         error: BaseException | None = None

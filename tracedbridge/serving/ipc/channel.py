@@ -46,11 +46,13 @@ NOBODY = Ids("0", 0)
 class Running:
     """A request; tasks and threads that outlive it belong to nobody from then on."""
 
-    __slots__ = ("has_told_end", "ids", "is_over")
+    __slots__ = ("has_told_end", "ids", "is_conversation", "is_over")
 
-    def __init__(self, ids: Ids) -> None:
+    def __init__(self, ids: Ids, *, is_conversation: bool) -> None:
         """Begin."""
         self.ids = ids
+        # A WebSocket's.
+        self.is_conversation = is_conversation
         # Of a WebSocket long before it is over.
         self.has_told_end = False
         self.is_over = False
