@@ -118,7 +118,7 @@ def lowest_part() -> None:
     uv = programs / "uv"
     python = programs / "python"
     install = (uv, "pip", "install", "--quiet", "--python", python)
-    run(*install, "--resolution", "lowest-direct", "--editable", ".[cli,grpc]")
+    run(*install, "--resolution", "lowest-direct", "--editable", ".[cli,grpc,vercel]")
     run(*install, "pytest", "hypothesis", "rotel")
     run(uv, "pip", "list", "--python", python)
     ignored = [f"--ignore={folder}" for folder in FOLDERS_NOT_TWICE]
