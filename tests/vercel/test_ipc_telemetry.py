@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.util import find_spec
 from threading import Thread
 from typing import Any
 from urllib.parse import quote
@@ -223,17 +222,14 @@ def shop() -> Iterator[str]:
         thread.join(HANG_S)
 
 
-NO_HTTPX = pytest.mark.skipif(find_spec("httpx") is None, reason="httpx is in the dev extra only")
-
-
 @pytest.mark.parametrize(
     "way",
     [
         "urllib",
         "http.client",
         # Which the app imports in its first request that needs it.
-        pytest.param("httpx", marks=NO_HTTPX),
-        pytest.param("httpx, async", marks=NO_HTTPX),
+        pytest.param("httpx", marks=pytest.mark.frameworks),
+        pytest.param("httpx, async", marks=pytest.mark.frameworks),
     ],
 )
 def test_what_an_app_asks_of_others_is_told(traced: Traced, shop: str, way: str) -> None:
