@@ -6,6 +6,7 @@ Source: vercel-runtime 0.24.1, and its headers: ``x-vercel-internal-*`` and ``x-
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -46,8 +47,8 @@ def taken_from(scope: dict[str, Any]) -> tuple[Internal, dict[str, Any]]:
     """
     Take the internal headers out of an ASGI scope; return what they say, and the scope that the app is to see.
 
-    The caller's trace is that of the platform, if there is no ``traceparent``; a token that only the platform has told
-    gets its public name.
+    The caller's trace is that of the platform, if there is no ``traceparent``; a token that only the platform has told,
+    or ``VERCEL_OIDC_TOKEN``, gets its public name.
     """
     told: dict[str, str] = {}
     headers: list[tuple[bytes, bytes]] = []
@@ -62,8 +63,9 @@ def taken_from(scope: dict[str, Any]) -> tuple[Internal, dict[str, Any]]:
     internal = Internal(told)
     if internal.traceparent and "traceparent" not in names:
         headers.append((b"traceparent", internal.traceparent.encode()))
-    if internal.oidc_token and "x-vercel-oidc-token" not in names:
-        headers.append((b"x-vercel-oidc-token", internal.oidc_token.encode("latin-1")))
+    token = internal.oidc_token or os.environ.get("VERCEL_OIDC_TOKEN", "")
+    if token and "x-vercel-oidc-token" not in names:
+        headers.append((b"x-vercel-oidc-token", token.encode("latin-1", "ignore")))
     return internal, {**scope, "headers": headers}
 
 
