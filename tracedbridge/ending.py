@@ -1,4 +1,9 @@
-"""Closes the bridges that are still open when the process ends: at interpreter exit and on SIGTERM."""
+"""
+Closes the bridges that are still open when the process ends: at interpreter exit and on SIGTERM.
+
+An app that somebody else serves is closed later than that server's own handler of SIGTERM begins to work: it lets
+the requests end that still run.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +26,22 @@ if TYPE_CHECKING:
         def close(self) -> None:
             """Do it; once, however often this is called."""
 
+    class Settling(Closing, Protocol):
+        """Whoever may be asked to do so much as can be done before the end."""
 
-__all__ = ("close_at_end", "forget")
+        def settle(self) -> None:
+            """Do it; bounded in time, safe to call from any thread."""
+
+
+__all__ = ("close_at_end", "forget", "is_near", "settle_at_end")
+
+# What is settled when a server's handler has SIGTERM gets so long, in seconds: what has answered already is exported,
+# and what still runs waits that much longer. Twice the flush timeout's default.
+_SETTLE_S = 1.0
 
 _open: dict[int, tuple[Closing, int]] = {}
+_served: dict[int, Settling] = {}
+_is_near = False
 _at_exit = False
 _previous: Any = None
 
@@ -39,9 +56,25 @@ def close_at_end(bridge: Closing) -> None:
     _watch_sigterm()
 
 
+def settle_at_end(app: Settling) -> None:
+    """
+    Have an app that somebody else serves closed at the end of this process, and settled before, on SIGTERM.
+
+    Where the signal has a handler already, as most servers', that one decides what happens.
+    """
+    _served[id(app)] = app
+    close_at_end(app)
+
+
+def is_near() -> bool:
+    """Say whether a server is about to end this process, perhaps as soon as its requests have."""
+    return _is_near
+
+
 def forget(bridge: Closing) -> None:
     """Leave it alone, and SIGTERM to whoever had it, when no other bridge is open."""
     _open.pop(id(bridge), None)
+    _served.pop(id(bridge), None)
     if not _open and threading.current_thread() is threading.main_thread():
         _give_sigterm_back()
 
@@ -123,7 +156,9 @@ def _give_sigterm_back() -> None:
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
-    del number
+    if callable(_previous) and _served:
+        _hand_on(number, frame)
+        return
     _give_sigterm_back()
 
     def end() -> None:
@@ -137,6 +172,22 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
         threading.Thread(target=end, name="tracedbridge-end", daemon=True).start()
     else:
         end()
+
+
+def _hand_on(number: int, frame: FrameType | None) -> None:
+    """Have a server's own handler begin, and export what there is until now: a server may end by the signal itself."""
+    global _is_near
+    _is_near = True
+    _previous(number, frame)
+
+    def settle() -> None:
+        for app in list(_served.values()):
+            app.settle()
+
+    # This thread may have been interrupted where it holds a lock: whoever waits for that has only so long.
+    thread = threading.Thread(target=settle, name="tracedbridge-end", daemon=True)
+    thread.start()
+    thread.join(_SETTLE_S)
 
 
 def _inside_bridge(frame: FrameType | None) -> bool:

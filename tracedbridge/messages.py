@@ -168,6 +168,14 @@ class Invocation:
     def tell_trace(self, response: Response) -> None:
         """Have the response's fields say which trace it belongs to."""
 
+    def trace_headers(self, response: Response) -> Headers:
+        """Return the headers to be added to a streamed response; ``fields`` are those that it has."""
+        del response
+        return []
+
+    def last_byte(self) -> None:
+        """Note that the last part of a streamed response is about to be sent."""
+
     def failed(self, error: BaseException) -> None:
         """Note the first error of this invocation."""
         if self.error is None:

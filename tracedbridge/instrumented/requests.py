@@ -6,14 +6,33 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from tracedbridge.headers import authority
-from tracedbridge.messages import Request
+from tracedbridge.messages import Request, Response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tracedbridge.messages import Headers
 
-__all__ = ("environ_with", "request_of_environ", "request_of_scope", "scope_with")
+__all__ = (
+    "environ_with", "read_environ", "read_scope", "request_of_environ", "request_of_scope", "response_of", "scope_with",
+    "with_fields",
+)  # fmt: skip
+
+
+def read_scope(scope: Mapping[str, Any]) -> Request | None:
+    """Return the request of an ASGI scope; None if it is not as it should be, and the app is called all the same."""
+    try:
+        return request_of_scope(scope)
+    except Exception:  # noqa: BLE001 - whatever a server hands over is between it and the app
+        return None
+
+
+def read_environ(environ: Mapping[str, Any]) -> Request | None:
+    """Return the request of a WSGI environ, None if it is not as it should be."""
+    try:
+        return request_of_environ(environ)
+    except Exception:  # noqa: BLE001 - as above
+        return None
 
 
 def request_of_scope(scope: Mapping[str, Any]) -> Request:
@@ -49,28 +68,52 @@ def request_of_environ(environ: Mapping[str, Any]) -> Request:
     )  # fmt: skip
 
 
+def response_of(message: Mapping[str, Any]) -> Response | None:
+    """Return the response that an ASGI message begins; None if it is malformed, which the server will say."""
+    try:
+        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in message.get("headers", ())]
+        return with_fields(int(message["status"]), pairs)
+    except Exception:  # noqa: BLE001 - whatever is wrong with it
+        return None
+
+
+def with_fields(status: int, headers: Headers) -> Response:
+    """Return a response without a body, and with its fields."""
+    response = Response(status, headers, b"")
+    for name, value in headers:
+        response.fields.setdefault(name.lower(), []).append(value)
+    return response
+
+
 def scope_with(scope: dict[str, Any], before: Request, after: Request) -> dict[str, Any]:
-    """Return the scope with the headers that a request was given, or the scope itself if it was given none."""
-    if after is before and not after.extra:
+    """Return a scope with the headers that a request was given, or the scope itself if it was given none."""
+    ours, dropped = _changed(before, after)
+    if not (ours or dropped):
         return scope
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in after.headers]
+    headers = [
+        (name, value)
+        for name, value in scope["headers"]
+        if (name.decode("latin-1").lower(), value.decode("latin-1")) not in dropped
+    ]
+    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in ours]
     return {**scope, "headers": headers}
 
 
 def environ_with(environ: dict[str, Any], before: Request, after: Request) -> None:
     """Put the headers that a request was given into an environ, which is the server's own for this one request."""
-    if after is before and not after.extra:
-        return
-    kept = {name for name, _ in after.headers}
-    for name, _ in before.event_headers:
-        if name not in kept:
-            environ.pop(_key(name), None)
-    for name, value in after.extra or after.headers[-_MOST_OURS:]:
+    ours, dropped = _changed(before, after)
+    for name, _ in dropped:
+        environ.pop(_key(name), None)
+    for name, value in ours:
         environ[_key(name)] = value
 
 
-# So many headers propagators write at most; they come last.
-_MOST_OURS = 8
+def _changed(before: Request, after: Request) -> tuple[Headers, set[tuple[str, str]]]:
+    """Return the headers that were added, and those that were taken away."""
+    if after is before:
+        return after.extra, set()
+    had, has = set(before.event_headers), set(after.headers)
+    return [pair for pair in after.headers if pair not in had], had - has
 
 
 def _key(name: str) -> str:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from tracedbridge.telemetry.telling import Teller
     from tracedbridge.telemetry.watchdog import Watchdog
 
-__all__ = ("QUIET_S", "Middleware")
+__all__ = ("QUIET_S", "Middleware", "is_loading")
 
 # The parts of OpenTelemetry's API; each can be the first that an app imports.
 _API = ("opentelemetry.trace", "opentelemetry.metrics", "opentelemetry._logs", "opentelemetry.propagate")
@@ -224,6 +224,10 @@ class Middleware:
         """Undo what `open` did to the context."""
         if self._serverspan is not None:
             self._serverspan.leave(watch)
+
+    def tell_joined(self, watch: Watch) -> None:
+        """Have the span of somebody else's that an invocation has joined know what there is to know of it."""
+        self._serverspan.tell_joined(watch)
 
     def bind(self, watch: Watch) -> Any:
         """
@@ -459,6 +463,11 @@ class Middleware:
             module = sys.modules.get(f"tracedbridge.telemetry.{name}")
             if module is not None:
                 module.unwatch(self)
+
+
+def is_loading() -> bool:
+    """Say whether an app is being loaded, by somebody who watches it from then on."""
+    return any(middleware._is_loading for middleware in _all)
 
 
 # For all bridges of the process.

@@ -1,11 +1,13 @@
 """
 The SERVER span of an invocation: a stand-in while it runs, unless the app's provider or sampler must see it begin.
+Where somebody traces around the app already, it is his.
 
 Needs the API only. The SDK's span, which costs several times as much, is made of it when there is time.
 """
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as context_api
@@ -13,6 +15,7 @@ from opentelemetry import trace as trace_api
 from opentelemetry.trace import Link, SpanKind
 
 from tracedbridge.telemetry.current import RANDOM, SAMPLED, Ids
+from tracedbridge.telemetry.failures import type_of
 from tracedbridge.telemetry.ids import span_context_of, start_pinned
 from tracedbridge.telemetry.propagation import parent_of, with_ids
 from tracedbridge.telemetry.standins import StandInSpan
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from tracedbridge.telemetry.watch import Watch
 
 __all__ = (
-    "begin", "catch_up", "enter_boot", "leave", "leave_boot", "method_of", "open_span", "span_name",
+    "begin", "catch_up", "enter_boot", "leave", "leave_boot", "method_of", "open_span", "span_name", "tell_joined",
 )  # fmt: skip
 
 _EMPTY = context_api.Context()
@@ -43,6 +46,9 @@ def open_span(watch: Watch, request: Request, middleware: Middleware, tracer: Tr
         middleware: Of the bridge.
         tracer: Makes the span at once; None is a stand-in.
     """
+    if watch.is_streamed and (around := _span_around(watch, middleware)) is not None:
+        _join(watch, request, middleware, around)
+        return
     watch.parent, link = parent_of(request, middleware.settings.parent)
     if link is not None:
         watch.link = link
@@ -59,8 +65,60 @@ def open_span(watch: Watch, request: Request, middleware: Middleware, tracer: Tr
     watch.request = with_ids(request, watch.context, watch.ids if not watch.parent else None)
 
 
+def _span_around(watch: Watch, middleware: Middleware) -> Span | None:
+    """Return the SERVER span that somebody has made current around a streamed invocation; None if nobody has."""
+    span: Any = trace_api.get_current_span()
+    span_context = span.get_span_context()
+    if not span_context.is_valid or span_context.is_remote or span_context.span_id == middleware.story.boot.span_id:
+        return None
+    if watch.outer is not None and (watch.outer.span is span or not watch.outer.ended_ns):
+        # Ours, left behind on this thread by a server that has closed the response elsewhere; or that of a request
+        # which asks this app in this process, and is another one.
+        return None
+    if isinstance(span, trace_api.NonRecordingSpan):
+        # Not sampled, whatever its kind: neither is this.
+        return span
+    is_server = getattr(span, "kind", None) is SpanKind.SERVER and span.is_recording()
+    return span if is_server else None
+
+
+def _join(watch: Watch, request: Request, middleware: Middleware, span: Span) -> None:
+    watch.is_joined = True
+    watch.span = span
+    watch.context = context_api.get_current()
+    span_context = span.get_span_context()
+    watch.ids = Ids(span_context.trace_id, span_context.span_id, int(span_context.trace_flags))
+    watch.request = with_ids(request, watch.context)
+    if not span.is_recording():
+        return
+    told: dict[str, Any] = middleware.platform.span_attributes(os.environ, request)
+    told |= {"faas.trigger": "http", "faas.coldstart": watch.story is not None, "faas.invocation_id": watch.id}
+    if (story := watch.story) is not None:
+        told["tracedbridge.coldstart.kind"] = story.kind
+        span.add_link(span_context_of(story.boot))
+    span.set_attributes(told)
+
+
+def tell_joined(watch: Watch) -> None:
+    """Add what is known of an invocation to the span that it has joined, unless that has ended; more than once."""
+    span = watch.span
+    if not span.is_recording():
+        return
+    if watch.route is not None:
+        span.set_attribute("http.route", watch.route)
+    if watch.started_ns and not watch.has_told_start:
+        watch.has_told_start = True
+        span.add_event("first byte", None, watch.begun_wall_ns + (watch.started_ns - watch.begun_ns))
+    if watch.ended_ns and watch.is_abandoned:
+        span.add_event("client disconnected", None, watch.ended_wall_ns)
+    if watch.error is not None:
+        span.set_attribute("error.type", type_of(watch.error))
+
+
 def leave(watch: Watch) -> None:
     """Make the span of an invocation current no more."""
+    if watch.is_joined:
+        return
     if watch.attached is not None:
         try:
             # Not by detach(), which writes an error where a server has closed the response in another context.

@@ -13,13 +13,15 @@ from tracedbridge.telemetry import harmless
 from tracedbridge.telemetry.attributes import redacted_line
 from tracedbridge.telemetry.captured import CapturedHeaders
 from tracedbridge.telemetry.coldstart import ColdStartStory
-from tracedbridge.telemetry.current import RANDOM, SAMPLED
+from tracedbridge.telemetry.current import RANDOM, SAMPLED, SCOPE
 from tracedbridge.telemetry.export import UNSUPPORTED
 from tracedbridge.telemetry.failures import message_of, show, stacktrace_of, type_of
+from tracedbridge.telemetry.following import in_charge
 from tracedbridge.telemetry.ids import start_pinned
 from tracedbridge.telemetry.lines import Lines
 from tracedbridge.telemetry.pipeline import Pipeline
 from tracedbridge.telemetry.propagation import parent_of
+from tracedbridge.telemetry.providers import SteppingMeterProvider
 from tracedbridge.telemetry.resource import resource_of
 from tracedbridge.telemetry.serverspan import begin, method_of, span_name
 from tracedbridge.telemetry.standins import StandInSpan
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
     from tracedbridge.telemetry.watch import Watch
 
 __all__ = ("Teller",)
+
+# The duration of a request, by the semantic conventions and by those before them.
+_MEASURED = frozenset(("http.server.request.duration", "http.server.duration"))
 
 _TRIGGER = (("faas.trigger", "http"),)
 _INVOKED = {is_cold: (*_TRIGGER, ("faas.coldstart", is_cold)) for is_cold in (False, True)}
@@ -113,8 +118,11 @@ class Teller:
         status = None if watch.response is None or watch.escaped else watch.response.status
         error_type = _error_type(watch, status)
         if self.pipeline is not None:
-            span = self._begun_span(watch, self.pipeline)
-            self._end_span(watch, span, self.pipeline, status, error_type)
+            if not watch.is_joined:
+                span = self._begun_span(watch, self.pipeline)
+                self._end_span(watch, span, self.pipeline, status, error_type)
+            elif watch.story is not None:
+                self._draw_cold_start(watch, watch.story, watch.span, self.pipeline)
             if (metrics := self.pipeline.metrics()) is not None:
                 self._measure(watch, metrics, status, error_type)
         self._write_line(watch, status, error_type)
@@ -218,10 +226,10 @@ class Teller:
                 attributes["http.response.status_code"] = status
             if watch.response is not None:
                 attributes.update(self.captured.of_response(watch.response.fields))
-            if watch.error is not None and not watch.stacks:
-                show(span, watch.error, ended_wall_ns)
             if watch.is_streamed:
                 self._show_stream(span, watch, ended_wall_ns)
+            if watch.error is not None and not watch.stacks:
+                show(span, watch.error, ended_wall_ns)
             for stack in watch.stacks:
                 told = {"tracedbridge.stack.name": stack.name, "tracedbridge.stack": stack.text}
                 span.add_event(stack.kind, told, ended_wall_ns)
@@ -251,7 +259,10 @@ class Teller:
     def _draw_cold_start(self, watch: Watch, story: Story, span: Span, pipeline: Pipeline) -> None:
         tracer, told = pipeline.tracer(), ColdStartStory(story)
         watch.told = told
-        span.set_attributes(told.draw_first_imports(tracer, watch.context))
+        first_imports = told.draw_first_imports(tracer, watch.context)
+        if span.is_recording():
+            # One that is somebody else's has ended with the response.
+            span.set_attributes(first_imports)
         if story.kind != "on_demand":
             # A trace of its own, and so are the exemplars of its metrics.
             watch.cold_context = told.draw(tracer, None, own_id=True)
@@ -279,7 +290,7 @@ class Teller:
             values.append(("tracedbridge.time_left", max(end_by_ns - watch.ended_ns, 0) / 1e9, _TRIGGER))
         if watch.stall is not None and watch.stall.took_ns >= self._middleware.settings.stall_ms * 1e6:
             values.append(("tracedbridge.loop_stall", watch.stall.took_ns / 1e9, _TRIGGER))
-        if request is not None:
+        if request is not None and not _others_measure():
             answered_s = ((watch.answered_ns or watch.ended_ns) - watch.begun_ns) / 1e9
             method = method_of(request, self._middleware.known_methods)
             served: tuple[tuple[str, Any], ...] = (
@@ -365,6 +376,24 @@ class Teller:
         if lost:
             # On stdout only: there is nobody left to send it.
             self.lines.say("warning", "telemetry was lost", {"function": self._middleware.function, **lost})
+
+
+def _others_measure() -> bool:
+    """
+    Say whether an instrumentation measures the requests in the app's own meter provider.
+
+    In ours, a view drops what it measures; beside its measurements there, ours would count each request twice.
+    """
+    provider = in_charge("metrics")
+    if isinstance(provider, SteppingMeterProvider):
+        return False
+    # What the SDK's provider and its meters keep, 1.43 to 1.45; of another one nothing is known.
+    for scope, meter in list(getattr(provider, "_meters", {}).items()):
+        if scope.name != SCOPE and any(
+            made.partition(",")[0] in _MEASURED for made in list(getattr(meter, "_instrument_ids", ()))
+        ):
+            return True
+    return False
 
 
 def _error_type(watch: Watch, status: int | None) -> str | None:

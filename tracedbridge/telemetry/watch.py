@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tracedbridge.errors import DeadlineError
 from tracedbridge.messages import Invocation
 from tracedbridge.telemetry import harmless
-from tracedbridge.telemetry.current import Ids, running
+from tracedbridge.telemetry.current import Ids, invocation_now, running
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contextvars import Context
     from types import TracebackType
 
-    from tracedbridge.messages import Request, Response
+    from tracedbridge.messages import Headers, Request, Response
     from tracedbridge.telemetry.middleware import Middleware
     from tracedbridge.telemetry.stacks import Stack
     from tracedbridge.telemetry.stalls import Pulse, Stall
@@ -66,6 +66,13 @@ class Watch(Invocation):
     stacks: Sequence[Stack] = ()
     # It was told before its end.
     is_told = False
+    # Its span is somebody else's, who traces around the app, and ends it; whether that knows of the first byte.
+    is_joined = False
+    has_told_start = False
+    # While it opens: the invocation that this context belonged to before, which may have ended.
+    outer: Watch | None = None
+    # The same request is watched already, further out: nothing of this is told.
+    is_inner = False
     # While it is told: its cold start, and the context with the span of that.
     told: Any = None
     cold_context: Any = None
@@ -136,6 +143,26 @@ class Watch(Invocation):
 
         add_to(response.fields, self.ids, self.story)
 
+    def trace_headers(self, response: Response) -> Headers:
+        """Return what `tell_trace` would add, where the settings ask for it; the response's fields stay."""
+        if not self._middleware.settings.trace_response:
+            return []
+        before = {name: list(values) for name, values in response.fields.items()}
+        self.tell_trace(response)
+        told = [
+            (name, value) for name, values in response.fields.items() for value in values[len(before.get(name, ())) :]
+        ]
+        response.fields = before
+        return told
+
+    @harmless
+    def last_byte(self) -> None:
+        """Tell whose span it is what is known, while he has not ended it."""
+        if self.is_joined:
+            if self.scope is not None:
+                self.route = _asgi_route(self.scope)
+            self._middleware.tell_joined(self)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -146,6 +173,8 @@ class Watch(Invocation):
             self.failed(error)
             self.escaped = True
         self._leave(ended_ns)
+        if self.is_inner:
+            return
         if self.is_told:
             self._middleware.answered(self)
         else:
@@ -180,12 +209,17 @@ class Watch(Invocation):
     @harmless
     def _open(self, request: Request) -> None:
         if self.is_streamed:
+            if _is_same(invocation_now(), request):
+                self.is_inner = True
+                return
             # It is told on another thread, and its line belongs here.
             self.surroundings = copy_context()
+            self.outer = running.get()
         self._running = running.set(self)
         middleware = self._middleware
         self.id = middleware.platform.invocation_id(request, self._platform_context) or os.urandom(16).hex()
         middleware.open(self, request)
+        self.outer = None
         self._bound = middleware.bind(self)
         if self.deadline_ns is not None or self._platform_context is not None:
             middleware.guard(self, self._platform_context)
@@ -236,6 +270,8 @@ class Watch(Invocation):
             self.scope = None
         if self.environ is not None:
             self.environ = None
+        if self.is_joined:
+            self._middleware.tell_joined(self)
         if not self.id:
             self.id = os.urandom(16).hex()
         if self.story is not None:
@@ -251,6 +287,19 @@ class Watch(Invocation):
                 # A server closed the response in another context than it had called the app in.
                 if running.get() is self:
                     running.set(None)
+
+
+def _is_same(outer: Watch | None, request: Request) -> bool:
+    """Say whether an invocation that is under way is of this very request: an instrumented app in a watched one."""
+    if outer is None or outer.asked is None:
+        return False
+    known = outer.asked
+    if known.method != request.method or known.query != request.query:
+        return False
+    # Not loaded where one is enough; a server that tells no raw path has it decoded and encoded again.
+    from urllib.parse import unquote_to_bytes
+
+    return unquote_to_bytes(known.raw_path) == unquote_to_bytes(request.raw_path)
 
 
 # To ask the kernel by it takes a microsecond, and to load it ten times as long as to read a file.

@@ -1,0 +1,1 @@
+"""`instrument(app)`: by hand, and under real servers."""
