@@ -65,7 +65,7 @@ class Account(NamedTuple):
 
 _MOVING = (
     "client.address", "server.port", "url.scheme", "faas.invocation_id", "invocation_id", "trace_id", "span_id",
-    "memory_mb", "function", "exception", "exception.stacktrace", "modules", "background_tasks", "cold_start_kind",
+    "memory_mb", "function", "exception", "exception.stacktrace", "modules", "cold_start_kind",
 )  # fmt: skip
 
 

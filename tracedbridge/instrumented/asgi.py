@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tracedbridge import ending
 from tracedbridge.errors import AppProtocolError, ShutdownError, StartupError
 from tracedbridge.instrumented.requests import read_scope, response_of, scope_with
-from tracedbridge.instrumented.threads import Settling, count_tasks, is_cancelled, must_settle, on_a_thread
+from tracedbridge.instrumented.threads import OwnTasks, Settling, is_cancelled, must_settle, on_a_thread
 from tracedbridge.messages import Response
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ class _Life:
         self._cold_start = cold_start
         self._receive = receive
         self._send = send
-        self._tasks_before = count_tasks()
+        self._tasks = OwnTasks()
         # What watches the part that is under way.
         self._part: Any = telemetry.loading()
         self._part.__enter__()
@@ -278,7 +278,7 @@ class _Life:
     async def send(self, message: dict[str, Any]) -> None:
         kind = _type_of(message)
         if kind == "lifespan.startup.complete":
-            self._cold_start.background_tasks = max(count_tasks() - self._tasks_before, 0)
+            self._cold_start.background_tasks = self._tasks()
             self._cold_start.mark("lifespan")
             self._cold_start.ready()
             self._end(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tracedbridge import ending
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
-__all__ = ("Settling", "count_tasks", "is_cancelled", "must_settle", "on_a_thread")
+__all__ = ("OwnTasks", "Settling", "is_cancelled", "must_settle", "on_a_thread")
+
+
+_begun_below: ContextVar[object] = ContextVar("tracedbridge_begun_below")
 
 
 def must_settle() -> bool:
@@ -97,12 +101,25 @@ async def _on_asyncios_thread(work: Callable[[], _T]) -> _T:
     return await done
 
 
-def count_tasks() -> int:
-    """Return how many tasks of asyncio's are alive on this thread's loop; 0 on a loop of another kind."""
-    try:
-        return len(asyncio.all_tasks())
-    except RuntimeError:
-        return 0
+class OwnTasks:
+    """Counts the tasks of asyncio's that are begun below the one that makes this: a loop has its server's, too."""
+
+    def __init__(self) -> None:
+        _begun_below.set(self)
+        self._count_here = self._count()
+
+    def __call__(self) -> int:
+        """Return how many are alive; 0 on a loop of another kind, and on 3.11, whose tasks tell no context."""
+        return self._count() - self._count_here
+
+    def _count(self) -> int:
+        try:
+            tasks: Any = asyncio.all_tasks()
+        except RuntimeError:
+            return 0
+        if not hasattr(asyncio.Task, "get_context"):
+            return 0
+        return sum(task.get_context().get(_begun_below) is self for task in tasks)
 
 
 def is_cancelled(error: BaseException) -> bool:
