@@ -223,6 +223,9 @@ class _Exchange:
 
     def _started(self, message: dict[str, Any]) -> tuple[Response | None, dict[str, Any]]:
         """Return the response that a message begins, None if it is malformed, and the message with our headers."""
+        if not isinstance(message.get("headers", ()), list | tuple):
+            # It may be one that can be read once.
+            message = _with_list(message)
         response = response_of(message)
         if response is not None and (ours := self._invocation.trace_headers(response)):
             told = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in ours]
@@ -289,6 +292,8 @@ class _Life:
             self._end(ShutdownError(str(message.get("message", ""))) if failed else None)
             # Before the server hears of it, who ends the process next, uvicorn by the signal that it got.
             await on_a_thread(self._app.close)
+            # On that thread a signal's handler cannot be given back, here it mostly can.
+            ending.forget(self._app)
         await self._send(message)
 
     def over(self) -> None:
@@ -321,6 +326,13 @@ def _type_of(message: Any) -> object:
     except (TypeError, KeyError):
         # No message at all: the server says so.
         return None
+
+
+def _with_list(message: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {**message, "headers": list(message["headers"])}
+    except TypeError:
+        return message
 
 
 def _length_of(message: dict[str, Any]) -> int:

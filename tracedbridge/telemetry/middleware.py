@@ -242,7 +242,11 @@ class Middleware:
 
     def unbind(self, tokens: Any) -> None:
         """Undo `bind`."""
-        sys.modules["structlog"].contextvars.reset_contextvars(**tokens)
+        try:
+            sys.modules["structlog"].contextvars.reset_contextvars(**tokens)
+        except ValueError:
+            # A server has closed the response in another context, which has none of them.
+            return
 
     def attributes_of(self, request: Request) -> Attributes:
         """Return what a request says, as attributes of its span."""
