@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("cli", "__main__"),
     ("commands",),
-    ("serving", "coldstarts"),
+    ("serving", "coldstarts", "building"),
     ("instrumented",),
     ("create",),
     ("bridge", "ending"),

@@ -19,6 +19,7 @@ _COMMANDS = {
     "dev": ("tracedbridge.commands.dev", "serve an app on this machine, and watch it in the viewer"),
     "invoke": ("tracedbridge.commands.invoke", "answer events with an app"),
     "coldstart": ("tracedbridge.coldstarts.command", "measure an app's cold starts"),
+    "build": ("tracedbridge.commands.build", "write what `vercel deploy --prebuilt` takes"),
     "view": ("tracedbridge.commands.view", "open saved telemetry in the viewer"),
 }
 

@@ -23,7 +23,10 @@ import tracedbridge
 from tests.support import HANG_S
 from tests.vercel.platform import Platform
 
-__all__ = ("APPS", "HOST", "SERVERS", "Case", "Reply", "Server", "ask", "environ", "events", "served", "wire")
+__all__ = (
+    "APPS", "HOST", "SERVERS", "VERCEL_ENTRY", "Case", "Reply", "Server", "ask", "environ", "events", "served",
+    "vercel_handler", "wire",
+)  # fmt: skip
 
 APPS = Path(__file__).with_name("apps")
 HOST = "127.0.0.1"
@@ -158,21 +161,27 @@ def served(
                 running.said = output.read().decode(errors="replace")
 
 
-@contextmanager
-def _vercel(app: str, told: dict[str, str]) -> Iterator[Running]:
+VERCEL_ENTRY = "import vercel_runtime.vc_init\n"
+"""What starts Vercel's own runtime."""
+
+
+def vercel_handler(app: str) -> dict[str, str]:
+    """Return the variables that tell Vercel's runtime where the app is: module and variable."""
     module, _, variable = app.partition(":")
-    handler = {
+    return {
         "__VC_HANDLER_ENTRYPOINT": f"{module}.py",
         "__VC_HANDLER_ENTRYPOINT_ABS": str(APPS / f"{module}.py"),
         "__VC_HANDLER_MODULE_NAME": module,
         "__VC_HANDLER_VARIABLE_NAME": variable,
     }
+
+
+@contextmanager
+def _vercel(app: str, told: dict[str, str]) -> Iterator[Running]:
     ours = ("TRACEDBRIDGE_", "OTEL_", "INSTRUMENT", "GATE", "PYTHONPATH")
     told = {name: value for name, value in told.items() if name.startswith(ours)}
     told["TRACEDBRIDGE_TELEMETRY"] = "on"
-    with Platform(
-        "", files=None, endpoint=None, entry="import vercel_runtime.vc_init\n", **handler, **told
-    ) as platform:
+    with Platform("", files=None, endpoint=None, entry=VERCEL_ENTRY, **vercel_handler(app), **told) as platform:
         running = Running(platform.port, platform.process)
         yield running
         running.process.send_signal(signal.SIGTERM)

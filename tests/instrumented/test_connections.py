@@ -7,15 +7,16 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tests.instrumented.servers import HOST, SERVERS, Case, ask, served
+from tests.instrumented.servers import HOST, SERVERS, VERCEL_ENTRY, Case, ask, environ, served, vercel_handler
 from tests.support import HANG_S
 from tests.telemetry.received import Received, child_of
 from tests.vercel.conversation import Conversation
-from tests.vercel.platform import internal_headers, new_ids
+from tests.vercel.platform import Platform, internal_headers, new_ids
 from tracedbridge.serving.receiver import Receiver
 
 pytestmark = [pytest.mark.telemetry, pytest.mark.frameworks]
@@ -139,3 +140,29 @@ def test_a_worker_that_is_forked_when_the_app_is_loaded(name: str) -> None:
                 assert ask(running.port, Case(str(number), "GET", f"/items/{number}")) is not None
         assert running.process.returncode == 0, running.said
         assert len(Received(receiver).servers()) == 8
+
+
+@pytest.mark.parametrize("kind", ["asgi", "wsgi"])
+def test_vercels_runtime_waits_for_the_export(kind: str) -> None:
+    """Its ``end`` comes when the backend has the invocation: the platform may freeze the process then."""
+    if find_spec("vercel_runtime") is None:
+        pytest.skip("vercel_runtime is not installed: it has no release for 3.11")
+    with Receiver() as receiver:
+        told = environ(receiver.endpoint)
+        handed = {name: told[name] for name in ("PYTHONPATH", "INSTRUMENT", "TRACEDBRIDGE_FLUSH_TIMEOUT_MS")}
+        exported: list[int] = []
+        with Platform(
+            "",
+            files=None,
+            endpoint=receiver.endpoint,
+            entry=VERCEL_ENTRY,
+            **vercel_handler(f"shop_{kind}:app"),
+            **handed,
+        ) as platform:
+            platform.on_frame = lambda frame: (
+                exported.append(len(Received(receiver).servers())) if frame.kind == "end" else None
+            )
+            for number in range(3):
+                reply = platform.ask(f"/items/{number}")
+                platform.ended(reply.ids)
+    assert exported == [1, 2, 3]
