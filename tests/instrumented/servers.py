@@ -181,7 +181,9 @@ def _vercel(app: str, told: dict[str, str]) -> Iterator[Running]:
     ours = ("TRACEDBRIDGE_", "OTEL_", "INSTRUMENT", "GATE", "PYTHONPATH")
     told = {name: value for name, value in told.items() if name.startswith(ours)}
     told["TRACEDBRIDGE_TELEMETRY"] = "on"
-    with Platform("", files=None, endpoint=None, entry=VERCEL_ENTRY, **vercel_handler(app), **told) as platform:
+    with Platform(
+        "", files=None, built=None, endpoint=None, entry=VERCEL_ENTRY, **vercel_handler(app), **told
+    ) as platform:
         running = Running(platform.port, platform.process)
         yield running
         running.process.send_signal(signal.SIGTERM)

@@ -154,6 +154,7 @@ def test_vercels_runtime_waits_for_the_export(kind: str) -> None:
         with Platform(
             "",
             files=None,
+            built=None,
             endpoint=receiver.endpoint,
             entry=VERCEL_ENTRY,
             **vercel_handler(f"shop_{kind}:app"),

@@ -33,7 +33,19 @@ import tracedbridge
 from tests.support import HANG_S
 from tests.vercel.frames import NOBODY, Frame, Ids, Ledger, text_of
 
-__all__ = ("APPS", "ENTRY", "HOST", "VARIABLES", "Meeting", "Platform", "Reply", "Wire", "internal_headers", "new_ids")
+__all__ = (
+    "APPS",
+    "ENTRY",
+    "HOST",
+    "VARIABLES",
+    "Meeting",
+    "Platform",
+    "Reply",
+    "Wire",
+    "configuration",
+    "internal_headers",
+    "new_ids",
+)
 
 HOST = "127.0.0.1"
 
@@ -67,6 +79,11 @@ _NOT_INHERITED = (
 _BACKLOG = 512
 
 _numbers = itertools.count(1)
+
+
+def configuration(built: Path) -> Any:
+    """Return what a function that was built says of itself."""
+    return json.loads(built.joinpath(".vc-config.json").read_text())
 
 
 class Reply(NamedTuple):
@@ -177,6 +194,7 @@ class Platform:
         *,
         files: Mapping[str, str] | None = None,
         entry: str | None = None,
+        built: Path | None = None,
         endpoint: str | None = None,
         **environ: str,
     ) -> None:
@@ -187,6 +205,8 @@ class Platform:
             app: ``TRACEDBRIDGE_APP``; `APPS` is there as ``index.py``.
             files: More files of the function's folder, by name.
             entry: Source of its entry module, `ENTRY` by default.
+            built: The folder of a function that was built: its ``handler`` is run there instead, with its environment
+                and nothing else on the path.
             endpoint: An OTLP/HTTP backend's base URL; telemetry is off if None.
             environ: More variables of its environment.
         """
@@ -219,18 +239,20 @@ class Platform:
             **VARIABLES,
             # The platform's trampoline stamps it before anything else runs.
             "__VC_PY_BOOT_START_MS": str(self.begun_ns // 1_000_000),
-            "PYTHONPATH": str(Path(tracedbridge.__file__).parents[1]),
+            **({"PYTHONPATH": str(Path(tracedbridge.__file__).parents[1])} if built is None else {}),
             "VERCEL_IPC_PATH": str(self.folder / "ipc.sock"),
             "TEST_GATE": str(self.folder / "gate.sock"),
-            "TRACEDBRIDGE_APP": app,
+            **({"TRACEDBRIDGE_APP": app} if built is None else configuration(built)["environment"]),
             "TRACEDBRIDGE_TELEMETRY": "off" if endpoint is None else "on",
             **({} if endpoint is None else {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}),
             **environ,
         }
         with (self.folder / "stdout").open("wb") as stdout, (self.folder / "stderr").open("wb") as stderr:
+            module = "vc_entry" if built is None else configuration(built)["handler"].rpartition(".")[0]
             self.process = subprocess.Popen(
-                (sys.executable, "-c", "import vc_entry"),
-                cwd=self.folder, env=told, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+                # Without site there is no virtual environment, and nothing that is installed in it.
+                (sys.executable, *(() if built is None else ("-S",)), "-c", f"import {module}"),
+                cwd=built or self.folder, env=told, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
             )  # fmt: skip
 
     # What it says.
