@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Never
 from tracedbridge.serving.explaining import explanation
 from tracedbridge.serving.ipc.captured import Captured
 from tracedbridge.serving.ipc.channel import Channel, inherit, running
+from tracedbridge.serving.ipc.takeover import taken_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,7 +44,7 @@ def serve() -> Never:
         SystemExit: 0 after SIGTERM, 1 where the app or its startup failed, which the platform was told.
         ConnectionError: Nobody listens at ``VERCEL_IPC_PATH``.
     """
-    channel = Channel(os.environ["VERCEL_IPC_PATH"])
+    channel = Channel(os.environ["VERCEL_IPC_PATH"], taken_over())
     captured = Captured(channel)
     captured.begin()
     inherit()

@@ -90,22 +90,31 @@ def inherit() -> None:
     threading.Thread.start = started  # type: ignore[method-assign,assignment]  # for the life of the process
 
 
+def _connected(path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(path)
+    except OSError as error:
+        connection.close()
+        raise ConnectionError(f"could not connect to VERCEL_IPC_PATH={path!r}: {error.strerror}") from error
+    return connection
+
+
 class Channel:
     """Sends messages; safe from any thread, and from signal handlers."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, connection: socket.socket | None = None) -> None:
         """
         Connect.
+
+        Args:
+            path: Where the platform listens.
+            connection: One that is there already.
 
         Raises:
             ConnectionError: Nobody listens there.
         """
-        self._socket: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self._socket.connect(path)
-        except OSError as error:
-            self._socket.close()
-            raise ConnectionError(f"could not connect to VERCEL_IPC_PATH={path!r}: {error.strerror}") from error
+        self._socket: socket.socket | None = connection or _connected(path)
         self._waiting: deque[bytes] = deque()
         self._lock = threading.Lock()
         self._owner = 0
