@@ -10,6 +10,7 @@ from tests.building.projects import APP, make
 from tracedbridge.building.functions import Function, find_functions
 from tracedbridge.refusal import Refusal
 
+OURS = "from tracedbridge import vc_handler\n"
 TOLD = '[tool.vercel]\nentrypoint = "{}"\n'
 
 
@@ -42,6 +43,11 @@ def found(project: Path, entrypoint: str | None = None) -> list[tuple[str, str, 
             {"shop/__init__.py": APP, "pyproject.toml": TOLD.format("shop:app")},
             [("index", "shop:app", "")],
             id="a package",
+        ),
+        pytest.param(
+            {"entry.py": OURS, "index.py": APP, "pyproject.toml": TOLD.format("entry:vc_handler")},
+            [("index", "index.py", "")],
+            id="what an entry of ours serves",
         ),
         pytest.param({"api/index.py": APP}, [("api/index", "api/index.py", "")], id="below api"),
         pytest.param(
@@ -111,6 +117,7 @@ def test_named(place: str, tmp_path: Path) -> None:
         ({"pyproject.toml": TOLD.format("shop/api.py")}, None, 'expected "package.module:variable"'),
         ({"pyproject.toml": "[tool"}, None, "pyproject.toml"),
         ({"api/a b.py": APP}, None, "rename it"),
+        ({"entry.py": OURS, "main.py": APP}, "entry.py", "--entrypoint FILE"),
         ({"api/[a][b].py": APP}, None, "rename it"),
     ],
 )

@@ -18,6 +18,9 @@ __all__ = ("Function", "find_functions", "project_table")
 
 _NAMES = frozenset(("app", "application", "handler", "Handler"))
 
+# Of TRACEDBRIDGE_APP.
+_DEFAULT = "index.py"
+
 # Where Vercel looks for the app of a project, in this order.
 _STEMS = ("app", "index", "server", "main", "wsgi", "asgi")
 _PLACES = ("", "src", "app")
@@ -154,6 +157,8 @@ def _below_api(project: Path) -> Iterator[Function]:
 
 
 def _function(project: Path, file: Path, path: str, variable: str) -> Function:
+    if _is_ours(file):
+        return Function(path, _app_of_ours(project, file))
     relative = file.relative_to(project)
     suffix = f":{variable}" if variable else ""
     if not (file.parent / "__init__.py").is_file():
@@ -170,12 +175,35 @@ def _function(project: Path, file: Path, path: str, variable: str) -> Function:
     return Function(path, module + suffix, "" if folder == "." else folder)
 
 
-def _has_app(file: Path) -> bool:
-    """Say whether a module defines an app at its top level, or below an ``if`` or ``try`` there, or imports one."""
+def _is_ours(file: Path) -> bool:
+    """Say whether a module is an entry of ours, which names no app: ``from tracedbridge import vc_handler``."""
+    return any(
+        isinstance(node, ast.ImportFrom)
+        and node.module == "tracedbridge"
+        and any(alias.name == "vc_handler" for alias in node.names)
+        for node in _body(file)
+    )
+
+
+def _app_of_ours(project: Path, file: Path) -> str:
+    if not (project / _DEFAULT).is_file():
+        raise Refusal(
+            f"{str(file)!r} imports vc_handler, which serves {_DEFAULT!r} by default, and there is none in "
+            f"{str(project)!r}; name the app: --entrypoint FILE[:variable]"
+        )
+    return _DEFAULT
+
+
+def _body(file: Path) -> list[ast.stmt]:
     try:
-        waiting: list[ast.AST] = list(ast.parse(file.read_bytes(), str(file)).body)
+        return ast.parse(file.read_bytes(), str(file)).body
     except (SyntaxError, ValueError) as error:
         raise Refusal(f"could not read {str(file)!r}: {error}") from None
+
+
+def _has_app(file: Path) -> bool:
+    """Say whether a module defines an app at its top level, or below an ``if`` or ``try`` there, or imports one."""
+    waiting: list[ast.AST] = list(_body(file))
     while waiting:
         node = waiting.pop()
         if not _NAMES.isdisjoint(_bound_by(node)):
