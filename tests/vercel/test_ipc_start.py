@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 import time
@@ -43,6 +44,23 @@ def test_what_the_start_took_is_told(start: Start) -> None:
     frame = platform.wait_for("server-started")
     seen_ms = (frame.came_ns - platform.begun_ns) / 1e6
     assert STARTUP_S * 1e3 <= frame.payload["userInitDuration"] <= frame.payload["initDuration"] <= seen_ms + 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_response_tells_what_the_start_took(start: Start, kind: str) -> None:
+    """Its three parts follow one another, and come to ``initDuration``; no other response has them, nor a ping's."""
+    platform = start(KINDS[kind])
+    frame = platform.wait_for("server-started")
+    values = [
+        [value for name, value in platform.ask(path).headers if name == "x-vercel-internal-timing"]
+        for path in ("/_vercel/ping", "/", "/")
+    ]
+    assert [len(each) for each in values] == [0, 1, 0]
+    parts = re.findall(r'([a-z-]+);dur=(\d+);desc="[^"]+";offset=(\d+)', values[1][0])
+    assert [name for name, _, _ in parts] == ["bootstrap", "import-fn", "server-ready"]
+    took = [int(took_ms) for _, took_ms, _ in parts]
+    assert [int(offset_ms) for _, _, offset_ms in parts] == [0, took[0], took[0] + took[1]]
+    assert abs(sum(took) - frame.payload["initDuration"]) <= 5
 
 
 def test_a_boot_that_began_earlier_counts(start: Start) -> None:

@@ -70,6 +70,7 @@ def _serve(channel: Channel, captured: Captured) -> int:
     from tracedbridge.serving.ipc.app import IpcApp
     from tracedbridge.serving.ipc.fetches import tell_fetches
     from tracedbridge.serving.ipc.settling import Settling
+    from tracedbridge.serving.ipc.timing import durations_ms, header_value
 
     cold_start = ColdStart()
     app, telemetry = _load(cold_start)
@@ -85,7 +86,12 @@ def _serve(channel: Channel, captured: Captured) -> int:
             server_header=False, proxy_headers=False,
         )  # fmt: skip
         logging.getLogger("uvicorn.error").addFilter(_is_news)
-        server = server_class(config, lambda: channel.started(_announcement(port, cold_start)))
+
+        def announce() -> None:
+            served.timing = header_value(durations_ms(cold_start))
+            channel.started(_announcement(port, cold_start))
+
+        server = server_class(config, announce)
         try:
             server.run(sockets=[listening])
         except SystemExit:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracedbridge.serving.ipc.channel import Running, running
 from tracedbridge.serving.ipc.internal import taken_from
+from tracedbridge.serving.ipc.timing import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -42,6 +43,8 @@ class IpcApp:
         self._settling = settling
         # What lifespan startup failed with.
         self.failure = ""
+        # What the first response tells of the cold start; empty after that.
+        self.timing = b""
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Serve one connection; ASGI 3."""
@@ -65,7 +68,7 @@ class IpcApp:
             if scope["type"] == "websocket":
                 await self._converse(inner, receive, send, request)
             else:
-                error = await self._app.serve(inner, receive, send, internal)
+                error = await self._app.serve(inner, receive, self._timed(send) if self.timing else send, internal)
         except BaseException as raised:
             error = raised
             raise
@@ -75,6 +78,17 @@ class IpcApp:
             await self._settling.done()
             request.is_over = True
             self._end(request, error)
+
+    def _timed(self, send: Send) -> Send:
+        async def told(message: dict[str, Any]) -> None:
+            # What is malformed, the server is to say.
+            is_start = isinstance(message, dict) and message.get("type") == "http.response.start"
+            if is_start and (timing := self.timing):
+                self.timing = b""
+                message = {**message, "headers": [*(message.get("headers") or ()), (HEADER, timing)]}
+            await send(message)
+
+        return told
 
     def _end(self, request: Running, error: BaseException | None) -> None:
         if not request.has_told_end:
