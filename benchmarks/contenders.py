@@ -9,6 +9,7 @@ Own processes, because two telemetry stacks in one would share global providers,
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -200,76 +201,138 @@ def _vercel_runtime() -> Running:
         return Running(lambda: vc_handler(VERCEL_EVENT, None), _nothing)
 
 
-def _mangum_with_sdk(*, flushed: bool) -> Callable[[], Running]:
+class Instrumented(NamedTuple):
+    """An ASGI app with the SDK and contrib around it."""
+
+    app: Any
+    # Sends what waits, now.
+    settle: Callable[[], None]
+    close: Callable[[], None]
+
+
+def _with_sdk() -> Instrumented:
     """
-    Return what makes Mangum with all that the SDK and contrib offer for the same three signals.
+    Return the app with all that the SDK and contrib offer for the same three signals.
 
     The log record goes straight to the SDK's logger: what a logging handler would add is not counted.
     """
+    import math
 
-    def make() -> Running:
-        import math
+    from opentelemetry import trace
+    from opentelemetry._logs import LogRecord, SeverityNumber
+    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+    from opentelemetry.sdk._logs import LoggerProvider
+    from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        from mangum import Mangum
-        from opentelemetry import trace
-        from opentelemetry._logs import LogRecord, SeverityNumber
-        from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
-        from opentelemetry.sdk._logs import LoggerProvider
-        from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
-        from opentelemetry.sdk.metrics import MeterProvider
-        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    tracers = TracerProvider()
+    tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    reader = PeriodicExportingMetricReader(OTLPMetricExporter(), export_interval_millis=math.inf)
+    meters = MeterProvider([reader])
+    loggers = LoggerProvider()
+    loggers.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
+    trace.set_tracer_provider(tracers)
+    logger = loggers.get_logger("bench")
 
-        tracers = TracerProvider()
-        tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        reader = PeriodicExportingMetricReader(OTLPMetricExporter(), export_interval_millis=math.inf)
-        meters = MeterProvider([reader])
-        loggers = LoggerProvider()
-        loggers.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
-        trace.set_tracer_provider(tracers)
-        logger = loggers.get_logger("bench")
-
-        async def logging_app(scope: Any, receive: Any, send: Any) -> None:
-            await asgi_app(scope, receive, send)
-            logger.emit(
-                LogRecord(
-                    timestamp=time.time_ns(),
-                    observed_timestamp=time.time_ns(),
-                    severity_text="INFO",
-                    severity_number=SeverityNumber.INFO,
-                    body="invocation",
-                    attributes={"method": scope["method"], "path": scope["path"], "status": 200},
-                )
+    async def logging_app(scope: Any, receive: Any, send: Any) -> None:
+        await asgi_app(scope, receive, send)
+        logger.emit(
+            LogRecord(
+                timestamp=time.time_ns(),
+                observed_timestamp=time.time_ns(),
+                severity_text="INFO",
+                severity_number=SeverityNumber.INFO,
+                body="invocation",
+                attributes={"method": scope["method"], "path": scope["path"], "status": 200},
             )
+        )
 
-        instrumented: Any = OpenTelemetryMiddleware(logging_app, tracer_provider=tracers, meter_provider=meters)
-        handler: Any = Mangum(instrumented, lifespan="off")
+    def settle() -> None:
+        tracers.force_flush()
+        meters.force_flush()
+        loggers.force_flush()
+
+    def close() -> None:
+        # A reader with an infinite interval collects nothing when it is shut down.
+        settle()
+        for provider in (tracers, meters, loggers):
+            provider.shutdown()
+
+    app: Any = OpenTelemetryMiddleware(logging_app, tracer_provider=tracers, meter_provider=meters)
+    return Instrumented(app, settle, close)
+
+
+def _mangum_with_sdk(*, flushed: bool) -> Callable[[], Running]:
+    def make() -> Running:
+        from mangum import Mangum
+
+        with_sdk = _with_sdk()
+        handler: Any = Mangum(with_sdk.app, lifespan="off")
         context: Any = None
 
         def call() -> dict[str, Any]:
             answer: dict[str, Any] = handler(APIGW_EVENT, context)
             if flushed:
-                settle()
+                with_sdk.settle()
             return answer
 
-        def settle() -> None:
-            tracers.force_flush()
-            meters.force_flush()
-            loggers.force_flush()
-
-        def close() -> None:
-            # A reader with an infinite interval collects nothing when it is shut down.
-            settle()
-            for provider in (tracers, meters, loggers):
-                provider.shutdown()
-
-        return Running(call, close, settle)
+        return Running(call, with_sdk.close, with_sdk.settle)
 
     return make
+
+
+def _ours_around_it() -> Instrumented:
+    from tracedbridge import instrument
+
+    app: Any = instrument(asgi_app)
+    return Instrumented(app, app.settle, app.close)
+
+
+def _plain() -> Instrumented:
+    return Instrumented(asgi_app, _nothing, _nothing)
+
+
+def _served(make: Callable[[], Instrumented]) -> Callable[[], Running]:
+    """Return what calls an ASGI app as a server does, without one: it is the same for all of them."""
+
+    def made() -> Running:
+        instrumented = make()
+        loop = asyncio.new_event_loop()
+        headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        def call() -> dict[str, Any]:
+            answer: dict[str, Any] = {"body": ""}
+
+            async def send(message: dict[str, Any]) -> None:
+                if message["type"] == "http.response.start":
+                    answer["statusCode"] = message["status"]
+                else:
+                    answer["body"] += message.get("body", b"").decode()
+
+            scope = {
+                "type": "http", "asgi": {"version": "3.0", "spec_version": "2.5"}, "http_version": "1.1",
+                "method": "GET", "scheme": "http", "path": "/hello", "raw_path": b"/hello", "query_string": b"a=1",
+                "root_path": "", "headers": headers, "client": ("127.0.0.1", 5), "server": ("127.0.0.1", 80),
+            }  # fmt: skip
+            loop.run_until_complete(instrumented.app(scope, receive, send))
+            return answer
+
+        def close() -> None:
+            instrumented.close()
+            loop.close()
+
+        return Running(call, close, instrumented.settle)
+
+    return made
 
 
 def _floor() -> Running:
@@ -359,6 +422,9 @@ CONTENDERS = {
     "mangum-exported": Contender(
         "Mangum, SDK, contrib middleware, force-flushed", _mangum_with_sdk(flushed=True), _SDK, "mangum"
     ),
+    "served": Contender("no instrumentation, called as a server does", _served(_plain), {}),
+    "served-ours": Contender("tracedbridge.instrument, called as a server does", _served(_ours_around_it), {}),
+    "served-contrib": Contender("SDK, contrib middleware, called as a server does", _served(_with_sdk), _SDK),
     "floor": Contender("three parallel POSTs of the subject's bodies, nothing else", _floor, {}),
 }
 
