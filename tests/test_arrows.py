@@ -21,6 +21,7 @@ LAYERS = (
     ("serving", "coldstarts", "building"),
     ("instrumented",),
     ("create",),
+    ("extension",),
     ("bridge", "ending"),
     ("telemetry",),
     ("events", "apps", "platforms", "loading"),

@@ -3,7 +3,8 @@ The entrypoint of a Python function: loads an app, answers the platform's events
 
     from tracedbridge import vc_handler
 
-Names are resolved when they are first asked for; asking for ``vc_handler`` loads the app of ``TRACEDBRIDGE_APP``.
+AWS Lambda is told ``tracedbridge.handler``, which is the same. Names are resolved when they are first asked for; asking
+for one of these loads the app of ``TRACEDBRIDGE_APP``.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
     from tracedbridge.instrumented import instrument
 
     vc_handler: Bridge
+    handler: Bridge
 
 __version__ = "0.1.0"
 
-# Without vc_handler: a star import starts nothing.
+# Without vc_handler and handler: a star import starts nothing.
 __all__ = (
     "AppImportError",
     "AppKindError",
@@ -72,13 +74,14 @@ _loading = threading.RLock()
 
 
 def __getattr__(name: str) -> Any:
-    if name == "vc_handler":
+    if name in ("vc_handler", "handler"):
         if "VERCEL_IPC_PATH" in _os.environ:
             # Whoever asks for it there wants the server, and nothing after it.
             import_module("tracedbridge.serving.ipc").serve()
         with _loading:
             if name not in globals():
-                globals()[name] = import_module("tracedbridge.create").load_bridge()
+                bridge = import_module("tracedbridge.create").load_bridge()
+                globals().update(vc_handler=bridge, handler=bridge)
         return globals()[name]
     if name in _HOMES:
         value = globals()[name] = getattr(import_module(_HOMES[name]), name)

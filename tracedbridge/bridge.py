@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tracedbridge import ending
 from tracedbridge.answers import answer_to, checked
-from tracedbridge.errors import BadRequestError, BridgeClosedError, DeadlineError
+from tracedbridge.errors import AppProtocolError, BadRequestError, BridgeClosedError, DeadlineError
 from tracedbridge.events import format_of
 
 if TYPE_CHECKING:
@@ -68,7 +68,13 @@ class Bridge:
                 invocation.response = self._answer(invocation.arrived(request), invocation)
             if self._tells_trace:
                 invocation.tell_trace(invocation.response)
-            return event_format.encode(invocation.response, event)
+            try:
+                return event_format.encode(invocation.response, event)
+            except AppProtocolError as error:
+                # More than the platform passes on.
+                invocation.failed(error)
+                invocation.response = checked(answer_to(error), "")
+                return event_format.encode(invocation.response, event)
 
     def _answer(self, request: Request, invocation: Invocation) -> Response:
         try:

@@ -95,6 +95,13 @@ def _started(
 ) -> Bridge:
     # Before the app: its folder comes first on sys.path, and may hold a json.py.
     load_formats()
+    extension = None
+    if settings.telemetry and settings.flush == "auto" and "AWS_LAMBDA_RUNTIME_API" in os.environ:
+        from tracedbridge.extension import registered
+
+        extension = registered(os.environ)
+        if extension is not None:
+            settings.flush = "after"
     telemetry = begin(settings, cold_start, app_name)
     try:
         with telemetry.loading():
@@ -112,7 +119,14 @@ def _started(
     except BaseException:
         telemetry.close()
         raise
-    bridge = Bridge(app, telemetry, settings)
+    if extension is None:
+        bridge = Bridge(app, telemetry, settings)
+    else:
+        from tracedbridge.extension import ExtendedBridge
+
+        bridge = extended = ExtendedBridge(app, telemetry, settings)
+        extended.extension = extension
+        extension.follow(bridge.settle)
     ending.close_at_end(bridge)
     if "AWS_LAMBDA_INITIALIZATION_TYPE" in os.environ:
         from tracedbridge.platforms import after_restore

@@ -28,8 +28,8 @@ class Request:
     """One HTTP request, decoded from an event."""
 
     __slots__ = (
-        "_headers", "body", "client", "extra", "host", "http_version", "layout", "method", "port", "query", "raw_path",
-        "scheme", "values",
+        "_headers", "body", "client", "extra", "extras", "host", "http_version", "layout", "method", "mount", "port",
+        "query", "raw_path", "scheme", "values",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +76,10 @@ class Request:
         self.values = values
         # Headers that were not in the event; they follow the others.
         self.extra: Headers = _NONE
+        # How ``raw_path`` begins, if that is where the app is mounted: "/prod"; on the boundary of a segment.
+        self.mount = ""
+        # What scope and environ have besides, by name.
+        self.extras: dict[str, Any] | None = None
 
     @property
     def headers(self) -> Headers:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
-    from tracedbridge.messages import Event, Invocation, Kind, Request, Response
+    from tracedbridge.messages import Event, Headers, Invocation, Kind, Request, Response
 
 __all__ = ("App", "EventFormat", "Platform", "Sink", "Telemetry")
 
@@ -133,3 +133,6 @@ class Platform(Protocol):
 
     def span_attributes(self, environ: Mapping[str, str], request: Request) -> dict[str, str]:
         """Return what only this platform says about an invocation."""
+
+    def carried(self, environ: Mapping[str, str], context: object) -> tuple[Headers, bool]:
+        """Return the trace context that came beside a request, as headers, and whether it is the platform's own."""

@@ -49,6 +49,7 @@ class Settings:
         "telemetry",
         "timeout_margin_ms",
         "trace_response",
+        "xray",
     )
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
@@ -61,6 +62,8 @@ class Settings:
         self.asgi_detail: bool = source.read("ASGI_DETAIL", _switch, default=False, shown="off")
         self.trace_response: bool = source.read("TRACE_RESPONSE", _switch, default=False, shown="off")
         self.parent: Parent = source.read("PARENT", _parent, default="parent", shown="parent")
+        # A trace of X-Ray is another system's: what is sampled there may be nowhere here.
+        self.xray: Parent = source.read("XRAY", _parent, default="link", shown="link")
         self.deadline_ms: float | None = source.read("DEADLINE_MS", _positive, default=None, shown="no deadline")
         self.start: Start = source.read("START", _start, default="auto", shown="auto")
         self.flush: Flush = source.read("FLUSH", _flush, default="auto", shown="auto")

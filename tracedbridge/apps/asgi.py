@@ -177,12 +177,14 @@ class _Exchange:
             "path": _decoded(request.raw_path),
             "raw_path": request.raw_path.encode("ascii"),
             "query_string": request.query.encode("ascii"),
-            "root_path": "",
+            "root_path": request.mount and _decoded(request.mount),
             "headers": _raw(request),
             "client": None if request.client is None else (request.client, 0),
             "server": (request.host, request.port),
             "state": state.copy(),
         }
+        if request.extras is not None:
+            self.scope.update(request.extras)
         self.status: int | None = None
         self.headers: Headers = []
         self.body: list[bytes] = []

@@ -286,6 +286,11 @@ def _environ(request: Request) -> dict[str, Any]:
         del environ["REMOTE_ADDR"]
     else:
         environ["REMOTE_ADDR"] = request.client
+    if request.mount:
+        environ["SCRIPT_NAME"] = _path_info(request.mount)
+        environ["PATH_INFO"] = _path_info(raw_path.removeprefix(request.mount))
+    if request.extras is not None:
+        environ.update(request.extras)
     return environ
 
 

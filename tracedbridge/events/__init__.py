@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
-
-from tracedbridge.errors import EventError
 
 if TYPE_CHECKING:
     from tracedbridge.messages import Event
@@ -14,14 +13,20 @@ if TYPE_CHECKING:
 
 __all__ = ("FORMATS", "format_of", "load_formats")
 
-# A new format is one module and one line here.
-FORMATS = ("tracedbridge.events.vercel",)
+# A new format is one module and one line here. No event is of two of them.
+FORMATS = (
+    "tracedbridge.events.vercel",
+    "tracedbridge.events.apigw_v2",
+    "tracedbridge.events.apigw_v1",
+    "tracedbridge.events.alb",
+)
 
 
 @cache
 def load_formats() -> tuple[EventFormat, ...]:
-    """Import all formats and return them."""
-    return tuple(cast("EventFormat", import_module(name)) for name in FORMATS)
+    """Import the formats that may come here, and return them: on Vercel only its own, elsewhere all."""
+    names = FORMATS[:1] if os.environ.get("VERCEL") else FORMATS
+    return tuple(cast("EventFormat", import_module(name)) for name in names)
 
 
 def format_of(event: Event) -> EventFormat:
@@ -29,16 +34,11 @@ def format_of(event: Event) -> EventFormat:
     Return the format of an event.
 
     Raises:
-        EventError: No format knows the event.
+        EventError: No format knows the event; the message says what it is, if that is known.
     """
     for event_format in load_formats():
         if event_format.matches(event):
             return event_format
-    raise EventError(f"cannot read event {_describe(event)}: expected a Vercel event, {{'body': '<JSON text>'}}")
+    from tracedbridge.events.others import refusal
 
-
-def _describe(event: Event) -> str:
-    # Names only: values may be secrets.
-    if isinstance(event, dict):
-        return f"with keys {sorted(map(str, event))[:20]}"
-    return f"of type {type(event).__name__}"
+    raise refusal(event)

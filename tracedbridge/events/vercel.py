@@ -7,13 +7,22 @@ Source: checked against vercel-runtime 0.24.1, ``vc_init.py``, ``vc_handler``.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tracedbridge.errors import BadRequestError, EventError
-from tracedbridge.headers import authority, is_number, is_token, is_value, layout_of, lower_name
+from tracedbridge.events.checks import (
+    METHODS,
+    body_from_base64,
+    check_length,
+    checked_headers,
+    checked_value,
+    first_of_each,
+    is_target,
+    origin_of,
+    quoted,
+)
+from tracedbridge.headers import is_token, layout_of
 from tracedbridge.messages import Request
 
 if TYPE_CHECKING:
@@ -27,12 +36,8 @@ __all__ = ("decode", "encode", "matches")
 # What json.loads() comes down to; it also looks for options, and for white space around the text.
 _scan: Callable[[str, int], tuple[Any, int]] = getattr(json.JSONDecoder(), "scan_once")  # noqa: B009 - typeshed lacks it
 
-_METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))
-
 # Headers that tell of the request itself.
 _TELLING = ("host", "x-forwarded-proto", "x-real-ip", "x-forwarded-for", "content-length")
-# Two of these that differ are request smuggling.
-_SINGLE = frozenset(("content-length", "host"))
 
 
 def matches(event: Event) -> bool:
@@ -62,10 +67,10 @@ def decode(event: Event, context: object) -> Request:
     """
     del context
     payload, method, target, given = _payload(event)
-    if method not in _METHODS and not is_token(method):
-        raise BadRequestError(f"the method {_quoted(method)} is no token")
-    if not _is_target(target):
-        raise BadRequestError(f"the path {_quoted(target)} has characters that must be percent-encoded")
+    if method not in METHODS and not is_token(method):
+        raise BadRequestError(f"the method {quoted(method)} is no token")
+    if not is_target(target):
+        raise BadRequestError(f"the path {quoted(target)} has characters that must be percent-encoded")
     path, _, query = target.partition("?")
     text: str = event["body"]
     body = b"" if payload.get("body") is None else _body(payload)
@@ -87,8 +92,8 @@ def decode(event: Event, context: object) -> Request:
         names = _TELLING
     host_name, proto_name, client_name, forwarded_name, length_name = names
     if body or length_name in told:
-        _check_length(headers, told.get(length_name), told, body)
-    scheme, host, port = _origin(told.get(host_name), told.get(proto_name))
+        check_length(headers, told.get(length_name), told, body)
+    scheme, host, port = origin_of(told.get(host_name), told.get(proto_name))
     client = told.get(client_name) or told.get(forwarded_name) or None
     if client is not None and "," in client:
         client = client.partition(",")[0].strip() or None
@@ -165,43 +170,12 @@ def _telling(layout: Layout, given: dict[str, Any]) -> tuple[str, ...]:
 
 def _listed_headers(payload: dict[str, Any], given: dict[str, Any]) -> tuple[Headers, dict[str, str]]:
     """Return all headers, and the first of each name, whatever they are like."""
-    headers = _checked_headers(given)
-    told = _first_of_each(headers)
+    headers = checked_headers(given)
+    told = first_of_each(headers)
     if "host" not in told and isinstance(host := payload.get("host"), str) and host:
-        told["host"] = _value("host", host)
+        told["host"] = checked_value("host", host)
         headers.insert(0, ("host", told["host"]))
     return headers, told
-
-
-def _checked_headers(given: dict[str, Any]) -> Headers:
-    headers: Headers = []
-    for name, values in given.items():
-        lower = lower_name(name)
-        if lower is None:
-            raise BadRequestError(f"the header name {_quoted(name)} is no token")
-        listed = (values,) if isinstance(values, str) else _listed(name, values)
-        headers.extend([(lower, _value(name, value)) for value in listed])
-    return headers
-
-
-def _first_of_each(headers: Headers) -> dict[str, str]:
-    told: dict[str, str] = {}
-    for name, value in headers:
-        if told.setdefault(name, value) != value and name in _SINGLE:
-            raise BadRequestError(f"there is more than one header {name}")
-    return told
-
-
-def _value(name: str, value: str) -> str:
-    if not is_value(value):
-        raise BadRequestError(f"the header {name} has control characters, or others outside latin-1")
-    return value.strip(" \t")
-
-
-def _listed(name: str, values: object) -> list[str]:
-    if isinstance(values, list) and all(isinstance(value, str) for value in values):
-        return values
-    raise BadRequestError(f"the header {name} is neither a string nor a list of strings")
 
 
 def _body(payload: dict[str, Any]) -> bytes:
@@ -212,45 +186,10 @@ def _body(payload: dict[str, Any]) -> bytes:
         raise BadRequestError("the body is not a string")
     encoding = payload.get("encoding")
     if encoding == "base64":
-        try:
-            return base64.b64decode(body, validate=True)
-        except (binascii.Error, ValueError):
-            raise BadRequestError("the body is not base64") from None
+        return body_from_base64(body)
     if encoding not in (None, ""):
         raise BadRequestError("the encoding of the body is not base64")
     try:
         return body.encode()
     except UnicodeEncodeError:
         raise BadRequestError("the body has lone surrogates") from None
-
-
-def _check_length(headers: Headers | None, length: str | None, told: dict[str, str], body: bytes) -> None:
-    if length is None:
-        if headers is not None and "transfer-encoding" not in told:
-            headers.append(("content-length", str(len(body))))
-    elif not is_number(length, 18):
-        raise BadRequestError("the content-length is not a number")
-    elif int(length) != len(body):
-        raise BadRequestError(f"the content-length is {int(length)}, but the body has {len(body)} bytes")
-
-
-# The same for nearly all requests to a function.
-@lru_cache(maxsize=64)
-def _origin(host_header: str | None, proto: str | None) -> tuple[str, str, int]:
-    # Vercel's edge ends TLS and says so; an event that says nothing came from there, too.
-    scheme = "http" if proto and proto.partition(",")[0].strip().lower() == "http" else "https"
-    default = 80 if scheme == "http" else 443
-    host, port = authority(host_header or "")
-    return scheme, host or "localhost", int(port) if port and 0 < int(port) < 65536 else default
-
-
-def _is_target(text: str) -> bool:
-    # RFC 9112, 3.2 allows less; servers let every visible ASCII character but the fragment's pass.
-    if text[:1] != "/":
-        return text == "*"
-    return text.isascii() and text.isprintable() and " " not in text and "#" not in text
-
-
-def _quoted(text: str) -> str:
-    # ASCII and short: it goes into a response and a log line.
-    return ascii(text if len(text) <= 80 else text[:80] + "…")

@@ -13,14 +13,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Literal
 
-    from tracedbridge.messages import Request
+    from tracedbridge.messages import Headers, Request
     from tracedbridge.protocols import Platform
 
-__all__ = ("PLATFORMS", "Elsewhere", "after_restore", "cold_start_kind", "platform_of", "remaining_ms")
+__all__ = ("PLATFORMS", "Elsewhere", "after_restore", "carried", "cold_start_kind", "platform_of", "remaining_ms")
 
 # A new platform is one module and one line here, with the variable that shows it. Vercel comes before AWS, whose
 # variables are set there, too.
-PLATFORMS = (("VERCEL", "tracedbridge.platforms.vercel"),)
+PLATFORMS = (
+    ("VERCEL", "tracedbridge.platforms.vercel"),
+    ("AWS_LAMBDA_FUNCTION_NAME", "tracedbridge.platforms.aws_lambda"),
+)
 
 
 def platform_of(environ: Mapping[str, str]) -> Platform:
@@ -58,6 +61,12 @@ def after_restore(hook: Callable[[], None], environ: Mapping[str, str]) -> None:
     hooks.register_after_restore(hook)
 
 
+def carried(environ: Mapping[str, str], context: object) -> tuple[Headers, bool]:
+    """Return nothing: a request has its trace context in its own headers."""
+    del environ, context
+    return [], False
+
+
 class Elsewhere:
     """Anywhere else: a laptop, a test, a host that we do not know; implements `tracedbridge.protocols.Platform`."""
 
@@ -83,3 +92,5 @@ class Elsewhere:
         """Return nothing."""
         del environ, request
         return {}
+
+    carried = staticmethod(carried)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tracedbridge.platforms import cold_start_kind, remaining_ms
+from tracedbridge.platforms import carried, cold_start_kind, remaining_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tracedbridge.messages import Request
 
 __all__ = (
+    "carried",
     "cold_start_kind",
     "function_name",
     "invocation_id",

@@ -213,12 +213,23 @@ class Middleware:
         """Choose the ids of an invocation's span, and make it current where the app has loaded OpenTelemetry's API."""
         if not self.is_traced:
             return
+        self._carry(watch, request)
         if self._serverspan is not None:
             self._serverspan.open_span(watch, request, self, self._tracer_now())
             return
         story = watch.story
         trace_id = story.boot.trace_id if story is not None and story.kind == "on_demand" else None
-        watch.ids, watch.request = ids_for(request, self.settings.parent, self.sampling, trace_id)
+        watch.ids, watch.request = ids_for(request, watch.worth or self.settings.parent, self.sampling, trace_id)
+
+    def _carry(self, watch: Watch, request: Request) -> None:
+        """Have a request that names no trace be of the one that the platform names beside it."""
+        if request.extras is None or request.first("traceparent") is not None:
+            # Only formats that hand the platform's own context on have anything beside the request.
+            return
+        headers, is_platforms = self.platform.carried(os.environ, watch.platform_context)
+        if headers:
+            request.event_headers.extend(headers)
+            watch.worth = self.settings.xray if is_platforms else None
 
     def leave(self, watch: Watch) -> None:
         """Undo what `open` did to the context."""

@@ -49,7 +49,7 @@ def open_span(watch: Watch, request: Request, middleware: Middleware, tracer: Tr
     if watch.is_streamed and (around := _span_around(watch, middleware)) is not None:
         _join(watch, request, middleware, around)
         return
-    watch.parent, link = parent_of(request, middleware.settings.parent)
+    watch.parent, link = parent_of(request, watch.worth or middleware.settings.parent)
     if link is not None:
         watch.link = link
     if tracer is None:
@@ -135,7 +135,7 @@ def catch_up(middleware: Middleware, watch: Watch | None, boot: Ids | None) -> N
     if trace_api.get_current_span().get_span_context().is_valid:
         return
     if watch is not None and watch.asked is not None and watch.ids is not None and not watch.ended_ns:
-        watch.parent, watch.link = parent_of(watch.asked, middleware.settings.parent)
+        watch.parent, watch.link = parent_of(watch.asked, watch.worth or middleware.settings.parent)
         watch.span = _stand_in(watch, middleware, method_of(watch.asked, middleware.known_methods))
         watch.context = trace_api.set_span_in_context(watch.span, watch.parent)
         context_api.attach(watch.context)

@@ -203,7 +203,7 @@ class Teller:
             unsampled: Span = watch.span
             return unsampled
         # Nothing of OpenTelemetry was there while it ran, or the event held no request.
-        watch.parent, watch.link = parent_of(watch.asked, self._middleware.settings.parent)
+        watch.parent, watch.link = parent_of(watch.asked, watch.worth or self._middleware.settings.parent)
         span = self._start_span(watch, tracer)
         watch.context = trace_api.set_span_in_context(span, watch.parent)
         return span

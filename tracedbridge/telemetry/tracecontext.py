@@ -97,10 +97,12 @@ def with_headers(request: Request, replaced: frozenset[str], ours: Headers) -> R
         request.extra = ours
         return request
     headers = [pair for pair in request.event_headers if pair[0] not in replaced]
-    return Request(
+    changed = Request(
         request.method, request.raw_path, request.query, headers + ours, request.body, request.scheme, request.host,
         request.port, request.client, request.http_version,
     )  # fmt: skip
+    changed.mount, changed.extras = request.mount, request.extras
+    return changed
 
 
 def _parsed(header: str) -> Ids | None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from tracedbridge.messages import Headers, Request, Response
+    from tracedbridge.settings import Parent
     from tracedbridge.telemetry.middleware import Middleware
     from tracedbridge.telemetry.stacks import Stack
     from tracedbridge.telemetry.stalls import Pulse, Stall
@@ -66,6 +67,8 @@ class Watch(Invocation):
     stacks: Sequence[Stack] = ()
     # It was told before its end.
     is_told = False
+    # What the trace that came with it is worth, where that is not what the settings say.
+    worth: Parent | None = None
     # Its span is somebody else's, who traces around the app, and ends it; whether that knows of the first byte.
     is_joined = False
     has_told_start = False
@@ -88,7 +91,7 @@ class Watch(Invocation):
             context: The platform's.
         """
         self._middleware = middleware
-        self._platform_context = context
+        self.platform_context = context
 
     def __enter__(self) -> Self:
         """Take the time, and the cold start if nobody has it."""
@@ -217,12 +220,12 @@ class Watch(Invocation):
             self.outer = running.get()
         self._running = running.set(self)
         middleware = self._middleware
-        self.id = middleware.platform.invocation_id(request, self._platform_context) or os.urandom(16).hex()
+        self.id = middleware.platform.invocation_id(request, self.platform_context) or os.urandom(16).hex()
         middleware.open(self, request)
         self.outer = None
         self._bound = middleware.bind(self)
-        if self.deadline_ns is not None or self._platform_context is not None:
-            middleware.guard(self, self._platform_context)
+        if self.deadline_ns is not None or self.platform_context is not None:
+            middleware.guard(self, self.platform_context)
 
     def snapshot(self, stacks: Sequence[Stack]) -> Watch:
         """Return what is known of it now, as if it ended now, for lack of time."""

@@ -1,0 +1,290 @@
+"""
+Stands in for AWS Lambda: one environment, its Runtime API and its Extensions API, and the freeze between invocations.
+
+    with Environment("index.py", folder) as environment:
+        answer = environment.invoke(event)
+
+Source: AWS, "Using the Lambda runtime API", "Lambda Extensions API", "Understanding the Lambda execution environment
+lifecycle".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import tracedbridge
+from tests.support import HANG_S
+
+__all__ = ("ARN", "Answer", "Environment")
+
+ARN = "arn:aws:lambda:eu-central-1:123456789012:function:shop"
+_NOT_INHERITED = ("TRACEDBRIDGE_", "OTEL_", "VERCEL", "AWS_", "__VC_", "_X_AMZN", "HTTP_PROXY", "HTTPS_PROXY")
+
+
+class Answer(NamedTuple):
+    """What the runtime posted for an invocation."""
+
+    # "response" or "error"
+    kind: str
+    payload: Any
+    # CLOCK_MONOTONIC.
+    posted_ns: int
+
+
+class Environment:
+    """One execution environment from its start to its end; a context manager."""
+
+    def __init__(
+        self,
+        app: str,
+        folder: Path,
+        *,
+        handler: str = "tracedbridge.handler",
+        freezes: bool = True,
+        takes_extensions: bool = True,
+        timeout_s: float = 30.0,
+        **environ: str,
+    ) -> None:
+        """
+        Start the real runtime client.
+
+        Args:
+            app: ``TRACEDBRIDGE_APP``.
+            folder: Its working directory.
+            handler: As in the function's configuration.
+            freezes: Stop the process when it waits, as Lambda does.
+            takes_extensions: Whether one can be registered.
+            timeout_s: Of the function.
+            environ: More variables of its environment.
+        """
+        self._news = threading.Condition()
+        self._events: list[tuple[str, Any, str]] = []
+        self._extension_events: list[str] = []
+        self._answers: dict[str, Answer] = {}
+        self.init_error: Any = None
+        self.extensions: dict[str, str] = {}
+        self._waiting: set[str] = set()
+        self._is_frozen = False
+        self.freezes, self.takes_extensions, self._timeout_s = freezes, takes_extensions, timeout_s
+        # CLOCK_MONOTONIC, of each freeze.
+        self.frozen_ns: list[int] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, name="runtime-api", daemon=True).start()
+        told = {
+            **{name: value for name, value in os.environ.items() if not name.upper().startswith(_NOT_INHERITED)},
+            "PYTHONPATH": str(Path(tracedbridge.__file__).parents[1]),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self._server.server_address[1]}",
+            "AWS_LAMBDA_FUNCTION_NAME": "shop",
+            "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
+            "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+            "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info[0]}.{sys.version_info[1]}",
+            "AWS_REGION": "eu-central-1",
+            "LAMBDA_TASK_ROOT": str(folder),
+            "_HANDLER": handler,
+            "TRACEDBRIDGE_APP": app,
+            **environ,
+        }
+        self._output = (folder / "output.txt").open("wb")
+        self._folder = folder
+        self.process = subprocess.Popen(
+            (sys.executable, "-m", "awslambdaric", handler),
+            cwd=folder, env=told, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output,
+        )  # fmt: skip
+
+    @property
+    def output(self) -> str:
+        """What the process wrote."""
+        return self._folder.joinpath("output.txt").read_text(errors="replace")
+
+    def invoke(self, event: Any, *, trace: str = "") -> Answer:
+        """
+        Invoke the function and return what was posted; the process may still be exporting then.
+
+        Args:
+            event: JSON.
+            trace: X-Ray's header.
+        """
+        self.wait_until_idle()
+        number = str(uuid.uuid4())
+        with self._news:
+            self._thaw()
+            self._events.append((number, event, trace))
+            self._extension_events.extend(self.extensions)
+            self._news.notify_all()
+            done = self._news.wait_for(lambda: number in self._answers or self._has_ended(), HANG_S)
+            assert done, f"no answer came: {self.output}"
+            assert number in self._answers, f"the process ended with {self.process.poll()}: {self.output}"
+            return self._answers[number]
+
+    def wait_until_idle(self) -> None:
+        """Wait until the runtime and all extensions have asked for the next event; then the process may be frozen."""
+        with self._news:
+            done = self._news.wait_for(lambda: self._is_idle() or self._has_ended(), HANG_S)
+            assert done, f"not idle: {self._waiting}, {self.output}"
+
+    def end(self) -> int:
+        """End the environment as Lambda does, by SIGTERM where there is an extension; return the exit code."""
+        with self._news:
+            self._thaw()
+            self.freezes = False
+        if self.extensions:
+            self.process.send_signal(signal.SIGTERM)
+        else:
+            self.process.kill()
+        return self.process.wait(HANG_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._news:
+            self._thaw()
+        self.process.kill()
+        self.process.wait(HANG_S)
+        self._server.shutdown()
+        self._server.server_close()
+        self._output.close()
+
+    # What the API does.
+
+    def waits(self, who: str, take: Callable[[], Any]) -> Any:
+        """Return what ``take`` gives when it gives something; until then ``who`` waits."""
+        with self._news:
+            self._waiting.add(who)
+            self._freeze_if_idle()
+            self._news.notify_all()
+            while (taken := take()) is None:
+                self._news.wait(HANG_S)
+            self._waiting.discard(who)
+            return taken
+
+    def posted(self, number: str, kind: str, payload: Any) -> None:
+        """Take an answer."""
+        with self._news:
+            self._answers[number] = Answer(kind, payload, time.monotonic_ns())
+            self._news.notify_all()
+
+    def failed(self, payload: Any) -> None:
+        """Take what Init failed with."""
+        with self._news:
+            self.init_error = payload
+            self._news.notify_all()
+
+    def next_event(self) -> tuple[str, Any, str] | None:
+        return self._events.pop(0) if self._events else None
+
+    def next_extension_event(self, who: str) -> str | None:
+        if who in self._extension_events:
+            self._extension_events.remove(who)
+            return who
+        return None
+
+    @property
+    def deadline_ms(self) -> int:
+        """Of an invocation that begins now."""
+        return int((time.time() + self._timeout_s) * 1000)
+
+    def request_id(self) -> str:
+        """Of the invocation that extensions hear of."""
+        return self._events[-1][0] if self._events else self._last_id
+
+    _last_id = ""
+
+    def _is_idle(self) -> bool:
+        return "runtime" in self._waiting and set(self.extensions) <= self._waiting and not self._events
+
+    def _freeze_if_idle(self) -> None:
+        if self.freezes and self._is_idle() and not self._is_frozen and not self._has_ended():
+            self._is_frozen = True
+            self.frozen_ns.append(time.monotonic_ns())
+            self.process.send_signal(signal.SIGSTOP)
+
+    def _thaw(self) -> None:
+        if self._is_frozen:
+            self._is_frozen = False
+            self.process.send_signal(signal.SIGCONT)
+
+    def _has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+
+def _handler_of(environment: Environment) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            if self.path.endswith("/runtime/invocation/next"):
+                number, event, trace = environment.waits("runtime", environment.next_event)
+                environment._last_id = number
+                headers = {
+                    "Lambda-Runtime-Aws-Request-Id": number,
+                    "Lambda-Runtime-Deadline-Ms": str(environment.deadline_ms),
+                    "Lambda-Runtime-Invoked-Function-Arn": ARN,
+                    **({"Lambda-Runtime-Trace-Id": trace} if trace else {}),
+                }
+                self._answer(200, event, headers)
+            elif self.path.endswith("/extension/event/next"):
+                who = self.headers["Lambda-Extension-Identifier"]
+                environment.waits(who, lambda: environment.next_extension_event(who))
+                told = {
+                    "eventType": "INVOKE", "requestId": environment.request_id(),
+                    "deadlineMs": environment.deadline_ms, "invokedFunctionArn": ARN,
+                }  # fmt: skip
+                self._answer(200, told)
+            else:
+                self._answer(404, {})
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            payload = json.loads(body) if body else None
+            parts = self.path.split("/")
+            if self.path.endswith("/extension/register"):
+                self._register(payload)
+            elif parts[-1] in ("response", "error") and parts[-3] == "invocation":
+                environment.posted(parts[-2], parts[-1], payload)
+                self._answer(202, {"status": "OK"})
+            elif self.path.endswith("/runtime/init/error"):
+                environment.failed(payload)
+                self._answer(202, {"status": "OK"})
+            else:
+                self._answer(404, {})
+
+        def _register(self, payload: Any) -> None:
+            if not environment.takes_extensions:
+                self._answer(403, {"errorType": "Extension.RegistrationFailed"})
+                return
+            assert payload == {"events": ["INVOKE"]}
+            number = str(uuid.uuid4())
+            environment.extensions[number] = self.headers["Lambda-Extension-Name"]
+            self._answer(200, {"functionName": "shop"}, {"Lambda-Extension-Identifier": number})
+
+        def _answer(self, status: int, payload: Any, headers: dict[str, str] | None = None) -> None:
+            body = json.dumps(payload).encode()
+            self.send_response(status)
+            for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name that it has in http.server
+            """Say nothing."""
+
+    return Handler

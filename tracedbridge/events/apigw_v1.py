@@ -1,0 +1,110 @@
+"""
+Payload 1.0: API Gateway's REST APIs, and its HTTP APIs where they are told to send it.
+
+Source: AWS, "Input format of a Lambda function for proxy integration in API Gateway"; live events.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from tracedbridge.errors import EventError
+from tracedbridge.events.aws import Told, context_of, encoded_body, object_of, request_of, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tracedbridge.messages import Event, Request, Response
+
+__all__ = ("decode", "encode", "matches")
+
+
+def matches(event: Event) -> bool:
+    """Say whether the event is a REST API's, or an HTTP API's of version 1.0."""
+    if not isinstance(event, dict) or "httpMethod" not in event or "elb" in context_of(event):
+        return False
+    return event.get("version") == "1.0" or ("resource" in event and "version" not in event)
+
+
+def decode(event: Event, context: object) -> Request:
+    """
+    Read an event.
+
+    Args:
+        event: With ``httpMethod``, ``path`` (encoded in a REST API, decoded in an HTTP API; without the stage),
+            ``multiValueQueryStringParameters`` (decoded), ``multiValueHeaders``, ``body`` and ``isBase64Encoded``.
+        context: The platform's, handed on as ``aws.context``.
+
+    Raises:
+        EventError: It lacks what makes it a request.
+        BadRequestError: What it holds is no valid HTTP request.
+    """
+    method, path = text_of(event, "httpMethod"), text_of(event, "path")
+    if not method or not path:
+        raise EventError("cannot read the API Gateway event: it needs strings 'httpMethod' and 'path'")
+    told = context_of(event)
+    is_encoded = event.get("version") != "1.0"
+    if not is_encoded:
+        path = quote(path, safe="/:@!$&'()*+,;=~-._")
+    mounts = tuple(_mounts(event, told, path))
+    stage = mounts[0] if mounts and _is_without_stage(told, path) else ""
+    headers = object_of(event, "multiValueHeaders") or object_of(event, "headers")
+    identity = object_of(told, "identity")
+    return request_of(
+        Told(
+            method, stage + path, _query(event), headers, None, text_of(identity, "sourceIp"),
+            text_of(told, "protocol"), text_of(told, "domainName"), mounts,
+        ),
+        event,
+        context,
+    )  # fmt: skip
+
+
+def encode(response: Response, event: Event) -> dict[str, Any]:
+    """
+    Write a response.
+
+    Returns:
+        ``statusCode``; ``multiValueHeaders``, lower-case name → list of values; ``body``, ``isBase64Encoded``.
+
+    Raises:
+        AppProtocolError: It is too large for the platform.
+    """
+    del event
+    return {"statusCode": response.status, "multiValueHeaders": response.fields, **encoded_body(response)}
+
+
+def _is_without_stage(told: dict[str, Any], path: str) -> bool:
+    """Say whether the client's path had the stage before what the event calls its path."""
+    whole, stage = text_of(told, "path"), text_of(told, "stage")
+    return bool(stage) and whole != path and whole in (f"/{stage}{path}", f"/{stage}{path}".rstrip("/"))
+
+
+def _mounts(event: dict[str, Any], told: dict[str, Any], path: str) -> Iterator[str]:
+    stage = text_of(told, "stage")
+    if _is_without_stage(told, path):
+        yield f"/{stage}"
+    # With a custom domain the path begins with the key that the domain maps: it is what the route does not explain.
+    resource = text_of(event, "resource")
+    for name, value in object_of(event, "pathParameters").items():
+        if isinstance(value, str):
+            resource = resource.replace(f"{{{name}+}}", value).replace(f"{{{name}}}", value)
+    tail = quote(resource, safe="/:@!$&'()*+,;=~-._%").rstrip("/")
+    if tail and path != tail and path.endswith(tail):
+        yield path.removesuffix(tail)
+    elif resource == "/" and path != "/":
+        yield path
+
+
+def _query(event: dict[str, Any]) -> str:
+    many = object_of(event, "multiValueQueryStringParameters") or {
+        name: [value] for name, value in object_of(event, "queryStringParameters").items()
+    }
+    pairs: list[str] = []
+    for name, values in many.items():
+        for value in values if isinstance(values, list) else [values]:
+            if not isinstance(value, str):
+                raise EventError("cannot read the API Gateway event: a query parameter is no string")
+            pairs.append(f"{quote(name, safe='')}={quote(value, safe='')}")
+    return "&".join(pairs)

@@ -1,0 +1,213 @@
+"""
+What the events of API Gateway, Function URLs and load balancers truly share: one request of HTTP to a Lambda function.
+
+Source: AWS, "AWS Lambda proxy integrations" for HTTP and for REST APIs, "Lambda functions as targets"; live events
+where these say nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, unquote_to_bytes
+
+from tracedbridge.errors import AppProtocolError, BadRequestError, EventError
+from tracedbridge.events.checks import (
+    body_from_base64,
+    checked_headers,
+    checked_method,
+    first_of_each,
+    is_target,
+    origin_of,
+    quoted,
+)
+from tracedbridge.messages import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tracedbridge.messages import Event, Headers, Response
+
+__all__ = (
+    "LAMBDA_MOST_BYTES", "Told", "body_of", "context_of", "encoded_body", "mount_of", "object_of", "request_of",
+    "text_of",
+)  # fmt: skip
+
+LAMBDA_MOST_BYTES = 6_291_556
+"""Of a response, as JSON."""
+
+# What may stand in a path or query as it is, beside letters and digits; RFC 3986, 3.3 and 3.4.
+_PATH_SAFE = "/:@!$&'()*+,;=~-._"
+_QUERY_SAFE = _PATH_SAFE + "?"
+
+_TEXT_TYPES = frozenset(("application/json", "application/xml", "application/javascript", "image/svg+xml"))
+
+# They speak of the connection to the edge: the body is whole here, and as long as it is.
+_OF_THE_EDGE = frozenset(("content-length", "transfer-encoding"))
+
+
+class Told(NamedTuple):
+    """What a format reads out of an event."""
+
+    method: str
+    # Percent-encoded, whole; illegal characters are encoded by `request_of`.
+    path: str
+    query: str
+    # Name → string or list of strings.
+    headers: Mapping[str, Any]
+    cookies: Sequence[str] | None
+    client: str | None
+    protocol: str
+    # If there is no Host.
+    domain: str
+    # What may be the part of the path that is not the app's, the likeliest first.
+    mounts: tuple[str, ...] = ()
+
+
+def context_of(event: Event) -> dict[str, Any]:
+    """Return an event's ``requestContext``; empty if it has none."""
+    return object_of(event, "requestContext") if isinstance(event, dict) else {}
+
+
+def object_of(parent: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return an object in an object; empty if there is none."""
+    value = parent.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def text_of(parent: Mapping[str, Any], key: str) -> str:
+    """Return a text in an object; empty if there is none."""
+    value = parent.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def request_of(told: Told, event: Event, context: object) -> Request:
+    """
+    Return the request that an event tells of.
+
+    Raises:
+        BadRequestError: It is no valid HTTP request.
+        EventError: The event's body is none.
+    """
+    method = checked_method(told.method)
+    path = told.path if is_target(told.path) and told.path != "*" else quote(told.path, safe=_PATH_SAFE + "%")
+    if not is_target(path):
+        raise BadRequestError(f"the path {quoted(told.path)} does not begin with a slash")
+    query = told.query
+    if not (query.isascii() and query.isprintable() and " " not in query and "#" not in query):
+        query = quote(query, safe=_QUERY_SAFE + "%")
+    body = body_of(event)
+    headers = _headers(told, body)
+    first = first_of_each(headers)
+    scheme, host, port = origin_of(first.get("host") or told.domain, first.get("x-forwarded-proto"))
+    version = "1.0" if told.protocol == "HTTP/1.0" else "1.1"
+    request = Request(method, path, query, headers, body, scheme, host, port, told.client or None, version)
+    request.mount = mount_of(path, (_base_path(), *told.mounts))
+    request.extras = {"aws.event": event, "aws.context": context}
+    return request
+
+
+def body_of(event: Mapping[str, Any]) -> bytes:
+    """
+    Return an event's body.
+
+    Raises:
+        BadRequestError: It is not what ``isBase64Encoded`` says.
+        EventError: It is no text.
+    """
+    body = event.get("body")
+    if body is None or body == "":
+        return b""
+    if not isinstance(body, str):
+        raise EventError(f"cannot read the event: its body is of type {type(body).__name__}, not a string")
+    if event.get("isBase64Encoded"):
+        return body_from_base64(body)
+    try:
+        return body.encode()
+    except UnicodeEncodeError:
+        raise BadRequestError("the body has lone surrogates") from None
+
+
+def mount_of(path: str, candidates: Sequence[str]) -> str:
+    """
+    Return the first candidate that a path begins with, on the boundary of a segment; empty if there is none.
+
+    Args:
+        path: Percent-encoded.
+        candidates: Percent-encoded or not; empty ones are none.
+    """
+    whole = unquote_to_bytes(path)
+    for candidate in candidates:
+        prefix = unquote_to_bytes(candidate.rstrip("/"))
+        if prefix and (whole == prefix or whole.startswith(prefix + b"/")):
+            # As many segments of the path, as they are written there.
+            return "/".join(path.split("/")[: prefix.count(b"/") + 1])
+    return ""
+
+
+def encoded_body(response: Response, most_bytes: int = LAMBDA_MOST_BYTES) -> dict[str, Any]:
+    """
+    Return ``body`` and ``isBase64Encoded``: text of a text type as it is, all else as base64.
+
+    Args:
+        response: As `tracedbridge.answers.checked` gives it.
+        most_bytes: That the platform passes on.
+
+    Raises:
+        AppProtocolError: It is more.
+    """
+    body = response.body
+    text: str | None = None
+    if "content-encoding" not in response.fields and (not body or _is_text(response.fields.get("content-type", ()))):
+        try:
+            text = body.decode()
+        except UnicodeDecodeError:
+            text = None
+    is_binary = text is None
+    told = base64.b64encode(body).decode("ascii") if text is None else text
+    size = len(told) if is_binary else len(body)
+    if size > most_bytes:
+        raise AppProtocolError(f"the app's body takes {size} bytes in the answer, and {most_bytes} are passed on")
+    return {"body": told, "isBase64Encoded": is_binary}
+
+
+def _headers(told: Told, body: bytes) -> Headers:
+    given = checked_headers(told.headers)
+    told_length = any(name == "content-length" for name, _ in given)
+    headers = [pair for pair in given if pair[0] not in _OF_THE_EDGE]
+    cookies = told.cookies
+    if cookies is None:
+        # However many there were: RFC 9113, 8.2.3.
+        cookies = [value for name, value in headers if name == "cookie"]
+    if cookies:
+        headers = [pair for pair in headers if pair[0] != "cookie"]
+        headers += checked_headers({"cookie": "; ".join(cookies)})
+    if body or told_length:
+        headers.append(("content-length", str(len(body))))
+    return headers
+
+
+def _is_text(types: Sequence[str]) -> bool:
+    if not types:
+        return False
+    kind = types[0].partition(";")[0].strip().lower()
+    return (
+        kind.startswith("text/")
+        or kind in _TEXT_TYPES
+        or kind.endswith(("+json", "+xml"))
+        or any(kind == each or (each.endswith("/*") and kind.startswith(each[:-1])) for each in _more_text_types())
+    )
+
+
+@cache
+def _more_text_types() -> tuple[str, ...]:
+    told = os.environ.get("TRACEDBRIDGE_TEXT_TYPES", "")
+    return tuple(each.strip().lower() for each in told.split(",") if each.strip())
+
+
+@cache
+def _base_path() -> str:
+    told = os.environ.get("TRACEDBRIDGE_BASE_PATH", "").strip().strip("/")
+    return f"/{told}" if told else ""
