@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tracedbridge import ending
 from tracedbridge.answers import answer_to, checked
-from tracedbridge.errors import AppProtocolError, BadRequestError, BridgeClosedError, DeadlineError
-from tracedbridge.events import format_of
+from tracedbridge.errors import AppProtocolError, BadRequestError, BridgeClosedError, DeadlineError, EventError
+from tracedbridge.events import format_of, trigger_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from tracedbridge.messages import Event, Invocation, Request, Response
@@ -26,8 +27,11 @@ _STOP_TIMEOUT_S = 3.0
 class Bridge:
     """Answers events with one app; call it with ``(event, context)`` from any thread."""
 
-    def __init__(self, app: App, telemetry: Telemetry, settings: Settings) -> None:
+    def __init__(
+        self, app: App, telemetry: Telemetry, settings: Settings, on_event: Callable[[Event, Any], Any] | None = None
+    ) -> None:
         """Take a started app; `tracedbridge.create_bridge` makes one from an app object."""
+        self._on_event = on_event
         self._app = app
         self._telemetry = telemetry
         self._raise_errors = settings.raise_errors
@@ -35,7 +39,7 @@ class Bridge:
         self._deadline_ns = None if settings.deadline_ms is None else int(settings.deadline_ms * 1e6)
         self._closed = False
 
-    def __call__(self, event: Event, context: object = None) -> dict[str, Any]:
+    def __call__(self, event: Event, context: object = None) -> Any:
         """
         Answer one event.
 
@@ -45,7 +49,7 @@ class Bridge:
 
         Returns:
             The response in the event's format. An app that fails gives 500, a broken request 400, a missed
-            deadline 504.
+            deadline 504. What ``on_event`` returns, if the event is no request.
 
         Raises:
             EventError: The event is of no format that we know.
@@ -56,7 +60,13 @@ class Bridge:
         if self._closed:
             raise BridgeClosedError("cannot answer the event: the bridge is closed")
         with self._telemetry.watch(context) as invocation:
-            event_format = format_of(event)
+            try:
+                event_format = format_of(event)
+            except EventError:
+                if self._on_event is None:
+                    raise
+                invocation.came(trigger_of(event))
+                return self._on_event(event, context)
             if self._deadline_ns is not None:
                 invocation.deadline_ns = time.monotonic_ns() + self._deadline_ns
             try:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from tracedbridge.messages import Kind
+    from tracedbridge.messages import Event, Kind
     from tracedbridge.protocols import Telemetry
 
 __all__ = ("begin", "create_bridge", "home_of", "load_bridge")
@@ -37,7 +37,13 @@ _TELEMETRY = "tracedbridge.telemetry"
 _ROOM = 16_384
 
 
-def create_bridge(app: Callable[..., Any], *, kind: Kind | None = None, telemetry: bool | None = None) -> Bridge:
+def create_bridge(
+    app: Callable[..., Any],
+    *,
+    kind: Kind | None = None,
+    telemetry: bool | None = None,
+    on_event: Callable[[Event, Any], Any] | None = None,
+) -> Bridge:
     """
     Start ``app`` and return the bridge that answers events with it.
 
@@ -45,6 +51,8 @@ def create_bridge(app: Callable[..., Any], *, kind: Kind | None = None, telemetr
         app: An ASGI app (also ASGI 2), a WSGI app, or a subclass of ``http.server.BaseHTTPRequestHandler``.
         kind: ``"asgi"``, ``"wsgi"`` or ``"http_server"``; told by the shape of ``app`` if None.
         telemetry: Overrides ``TRACEDBRIDGE_TELEMETRY``.
+        on_event: Takes events that are no HTTP requests (a schedule, a queue, a warm-up) and the platform's context;
+            what it returns goes to the platform. They are told as invocations with their ``faas.trigger``.
 
     Raises:
         AppKindError: ``app`` is of none of these kinds.
@@ -66,7 +74,7 @@ def create_bridge(app: Callable[..., Any], *, kind: Kind | None = None, telemetr
         cold_start.mark("app_resolve")
         return app, found
 
-    return _started(find, settings, cold_start, app_name=home)
+    return _started(find, settings, cold_start, app_name=home, on_event=on_event)
 
 
 def load_bridge() -> Bridge:
@@ -91,7 +99,11 @@ def load_bridge() -> Bridge:
 
 
 def _started(
-    find: Callable[[], tuple[Callable[..., Any], Kind]], settings: Settings, cold_start: ColdStart, app_name: str
+    find: Callable[[], tuple[Callable[..., Any], Kind]],
+    settings: Settings,
+    cold_start: ColdStart,
+    app_name: str,
+    on_event: Callable[[Event, Any], Any] | None = None,
 ) -> Bridge:
     # Before the app: its folder comes first on sys.path, and may hold a json.py.
     load_formats()
@@ -120,18 +132,18 @@ def _started(
         telemetry.close()
         raise
     if extension is None:
-        bridge = Bridge(app, telemetry, settings)
+        bridge = Bridge(app, telemetry, settings, on_event)
     else:
         from tracedbridge.extension import ExtendedBridge
 
-        bridge = extended = ExtendedBridge(app, telemetry, settings)
+        bridge = extended = ExtendedBridge(app, telemetry, settings, on_event)
         extended.extension = extension
         extension.follow(bridge.settle)
     ending.close_at_end(bridge)
     if "AWS_LAMBDA_INITIALIZATION_TYPE" in os.environ:
-        from tracedbridge.platforms import after_restore
+        from tracedbridge.platforms import around_snapshot
 
-        after_restore(bridge.restored, os.environ)
+        around_snapshot(bridge.settle, bridge.restored, os.environ)
     return bridge
 
 

@@ -197,7 +197,7 @@ class ExtendedBridge(Bridge):
 
     extension: Extension
 
-    def __call__(self, event: Event, context: object = None) -> dict[str, Any]:
+    def __call__(self, event: Event, context: object = None) -> Any:
         """Answer one event; see `tracedbridge.bridge.Bridge`."""
         try:
             return super().__call__(event, context)

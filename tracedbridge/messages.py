@@ -163,6 +163,9 @@ class Invocation:
         self.request = request
         return request
 
+    def came(self, trigger: str) -> None:
+        """Note that the event is no request; ``trigger`` is what has caused it, as ``faas.trigger`` has it."""
+
     def runs_on(self, loop: AbstractEventLoop) -> None:
         """Note on which event loop the app is about to run."""
 

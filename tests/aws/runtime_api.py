@@ -142,6 +142,10 @@ class Environment:
         with self._news:
             self._thaw()
             self.freezes = False
+        # A signal to a process is taken by a thread that is not stopped: Lambda's freeze stops all, and all at once.
+        until_s = time.monotonic() + HANG_S
+        while self._is_stopped() and time.monotonic() < until_s:
+            pass
         if self.extensions:
             self.process.send_signal(signal.SIGTERM)
         else:
@@ -215,6 +219,15 @@ class Environment:
             self._is_frozen = True
             self.frozen_ns.append(time.monotonic_ns())
             self.process.send_signal(signal.SIGSTOP)
+
+    def _is_stopped(self) -> bool:
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        try:
+            states = [each.joinpath("stat").read_text().rpartition(")")[2].split()[0] for each in tasks.iterdir()]
+        except OSError:
+            # No Linux, or a thread that ended meanwhile.
+            return False
+        return "T" in states
 
     def _thaw(self) -> None:
         if self._is_frozen:

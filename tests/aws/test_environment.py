@@ -79,7 +79,9 @@ def test_a_slow_collector(folder: Path) -> None:
     collector = Collector()
     try:
         collector.hold()
-XX
+        with Environment(
+            "index.py", folder, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, TRACEDBRIDGE_FLUSH_TIMEOUT_MS=PATIENT_MS
+        ) as environment:
             assert ask(environment, "/1")["body"] == "/1"
             # It was asked, and has not answered: the environment runs on.
             assert collector.is_asked.wait(HANG_S)

@@ -426,15 +426,17 @@ def test_restored(received: Received, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_restored_by_the_platform(received: Received, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where Lambda takes snapshots, its hook after the restore is ours."""
+    """Where Lambda takes snapshots, its hooks before one and after the restore are ours."""
     hooks: list[Callable[[], None]] = []
     library = ModuleType("snapshot_restore_py")
-    monkeypatch.setattr(library, "register_after_restore", hooks.append, raising=False)
+    for name in ("register_before_snapshot", "register_after_restore"):
+        monkeypatch.setattr(library, name, hooks.append, raising=False)
     monkeypatch.setitem(sys.modules, "snapshot_restore_py", library)
     monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "snap-start")
     with create_bridge(asgi_around(ok)) as bridge:
-        (hook,) = hooks
-        hook()
+        before, after = hooks
+        before()
+        after()
         bridge(event(), None)
     # What had not been told before the snapshot would be told by every process that is restored from it.
     assert drawn(received.spans) == "cold start\nGET (server) -> cold start"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tracedbridge.messages import Event
     from tracedbridge.protocols import EventFormat
 
-__all__ = ("FORMATS", "format_of", "load_formats")
+__all__ = ("FORMATS", "format_of", "load_formats", "trigger_of")
 
 # A new format is one module and one line here. No event is of two of them.
 FORMATS = (
@@ -42,3 +42,10 @@ def format_of(event: Event) -> EventFormat:
     from tracedbridge.events.others import refusal
 
     raise refusal(event)
+
+
+def trigger_of(event: Event) -> str:
+    """Return what has caused an event that is no request, as ``faas.trigger`` has it."""
+    from tracedbridge.events import others
+
+    return others.trigger_of(event)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tracedbridge.messages import Headers, Request
     from tracedbridge.protocols import Platform
 
-__all__ = ("PLATFORMS", "Elsewhere", "after_restore", "carried", "cold_start_kind", "platform_of", "remaining_ms")
+__all__ = ("PLATFORMS", "Elsewhere", "around_snapshot", "carried", "cold_start_kind", "platform_of", "remaining_ms")
 
 # A new platform is one module and one line here, with the variable that shows it. Vercel comes before AWS, whose
 # variables are set there, too.
@@ -49,8 +49,8 @@ def remaining_ms(context: object) -> float | None:
     return float(told) if isinstance(told, (int, float)) else None
 
 
-def after_restore(hook: Callable[[], None], environ: Mapping[str, str]) -> None:
-    """Have ``hook`` called after each restore, if snapshots are taken of this process."""
+def around_snapshot(before: Callable[[], None], after: Callable[[], None], environ: Mapping[str, str]) -> None:
+    """Have ``before`` called before a snapshot is taken of this process, if any is, ``after`` after each restore."""
     if environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "") != "snap-start":
         return
     try:
@@ -58,7 +58,8 @@ def after_restore(hook: Callable[[], None], environ: Mapping[str, str]) -> None:
         hooks: Any = import_module("snapshot_restore_py")
     except ImportError:
         return
-    hooks.register_after_restore(hook)
+    hooks.register_before_snapshot(before)
+    hooks.register_after_restore(after)
 
 
 def carried(environ: Mapping[str, str], context: object) -> tuple[Headers, bool]:

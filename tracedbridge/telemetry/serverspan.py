@@ -53,10 +53,10 @@ def open_span(watch: Watch, request: Request, middleware: Middleware, tracer: Tr
     if link is not None:
         watch.link = link
     if tracer is None:
-        watch.span = _stand_in(watch, middleware, method_of(request, middleware.known_methods))
+        watch.span = _stand_in(watch, middleware, name_of(watch, middleware))
     else:
         watch.tracer = tracer
-        watch.span = begin(watch, tracer, middleware, middleware.attributes_of(request))
+        watch.span = begin(watch, tracer, middleware, {} if watch.asked is None else middleware.attributes_of(request))
         span_context = watch.span.get_span_context()
         watch.ids = Ids(span_context.trace_id, span_context.span_id, int(span_context.trace_flags))
     watch.context = trace_api.set_span_in_context(watch.span, watch.parent)
@@ -92,7 +92,7 @@ def _join(watch: Watch, request: Request, middleware: Middleware, span: Span) ->
     if not span.is_recording():
         return
     told: dict[str, Any] = middleware.platform.span_attributes(os.environ, request)
-    told |= {"faas.trigger": "http", "faas.coldstart": watch.story is not None, "faas.invocation_id": watch.id}
+    told |= {"faas.trigger": watch.trigger, "faas.coldstart": watch.story is not None, "faas.invocation_id": watch.id}
     if (story := watch.story) is not None:
         told["tracedbridge.coldstart.kind"] = story.kind
         span.add_link(span_context_of(story.boot))
@@ -136,7 +136,7 @@ def catch_up(middleware: Middleware, watch: Watch | None, boot: Ids | None) -> N
         return
     if watch is not None and watch.asked is not None and watch.ids is not None and not watch.ended_ns:
         watch.parent, watch.link = parent_of(watch.asked, watch.worth or middleware.settings.parent)
-        watch.span = _stand_in(watch, middleware, method_of(watch.asked, middleware.known_methods))
+        watch.span = _stand_in(watch, middleware, name_of(watch, middleware))
         watch.context = trace_api.set_span_in_context(watch.span, watch.parent)
         context_api.attach(watch.context)
     elif boot is not None:
@@ -161,7 +161,7 @@ def begin(watch: Watch, tracer: Tracer, middleware: Middleware, attributes: Attr
     """Start the real span of an invocation, with these attributes and more, links, and its ids if they are known."""
     story = watch.story
     told: dict[str, Any] = attributes
-    told["faas.trigger"] = "http"
+    told["faas.trigger"] = watch.trigger
     told["faas.coldstart"] = story is not None
     told["faas.invocation_id"] = watch.id
     links = [] if watch.link is None else [Link(watch.link)]
@@ -176,7 +176,7 @@ def begin(watch: Watch, tracer: Tracer, middleware: Middleware, attributes: Attr
     if watch.ids is not None:
         trace_id, span_id = watch.ids.trace_id, watch.ids.span_id
     return start_pinned(
-        tracer, span_name(method_of(watch.asked, middleware.known_methods), None), trace_id=trace_id, span_id=span_id,
+        tracer, name_of(watch, middleware), trace_id=trace_id, span_id=span_id,
         context=_EMPTY if watch.parent is None else watch.parent, kind=SpanKind.SERVER, attributes=told, links=links,
         start_time=begun_wall_ns,
     )  # fmt: skip
@@ -193,7 +193,14 @@ def span_name(method: str, route: str | None) -> str:
     return name if route is None else f"{name} {route}"
 
 
-def _stand_in(watch: Watch, middleware: Middleware, method: str) -> Span:
+def name_of(watch: Watch, middleware: Middleware) -> str:
+    """Return the name of an invocation's span, before its route is known."""
+    if watch.trigger != "http":
+        return middleware.function
+    return span_name(method_of(watch.asked, middleware.known_methods), None)
+
+
+def _stand_in(watch: Watch, middleware: Middleware, name: str) -> Span:
     parent = trace_api.get_current_span(watch.parent).get_span_context()
     story, begun_wall_ns = watch.story, watch.begun_wall_ns
     is_first = story is not None and story.kind == "on_demand"
@@ -212,6 +219,6 @@ def _stand_in(watch: Watch, middleware: Middleware, method: str) -> Span:
     if not watch.ids.flags & SAMPLED:
         return trace_api.NonRecordingSpan(span_context)
     return StandInSpan(
-        span_name(method, None), span_context, watch.parent, SpanKind.SERVER, None, (), begun_wall_ns,
+        name, span_context, watch.parent, SpanKind.SERVER, None, (), begun_wall_ns,
         parent=parent if parent.is_valid else None,
     )  # fmt: skip

@@ -46,7 +46,6 @@ __all__ = ("Teller",)
 _MEASURED = frozenset(("http.server.request.duration", "http.server.duration"))
 
 _TRIGGER = (("faas.trigger", "http"),)
-_INVOKED = {is_cold: (*_TRIGGER, ("faas.coldstart", is_cold)) for is_cold in (False, True)}
 
 
 class Teller:
@@ -274,22 +273,23 @@ class Teller:
 
     def _measure(self, watch: Watch, metrics: Metrics | Points, status: int | None, error_type: str | None) -> None:
         request = watch.asked
+        trigger: Labels = _TRIGGER if watch.trigger == "http" else (("faas.trigger", watch.trigger),)
         took_s = (watch.ended_ns - watch.begun_ns) / 1e9
         values: list[tuple[str, float, Labels]] = [
-            ("faas.invoke_duration", took_s, _INVOKED[watch.story is not None]),
-            ("faas.cpu_usage", watch.cpu_s, _TRIGGER),
-            ("faas.mem_usage", watch.peak_bytes, _TRIGGER),
+            ("faas.invoke_duration", took_s, (*trigger, ("faas.coldstart", watch.story is not None))),
+            ("faas.cpu_usage", watch.cpu_s, trigger),
+            ("faas.mem_usage", watch.peak_bytes, trigger),
         ]
         if watch.timed_out:
-            values.append(("faas.timeouts", 1, _TRIGGER))
+            values.append(("faas.timeouts", 1, trigger))
         elif error_type is not None:
-            values.append(("faas.errors", 1, (*_TRIGGER, ("error.type", error_type))))
+            values.append(("faas.errors", 1, (*trigger, ("error.type", error_type))))
         else:
-            values.append(("faas.invocations", 1, _TRIGGER))
+            values.append(("faas.invocations", 1, trigger))
         if (end_by_ns := watch.end_by_ns) is not None:
-            values.append(("tracedbridge.time_left", max(end_by_ns - watch.ended_ns, 0) / 1e9, _TRIGGER))
+            values.append(("tracedbridge.time_left", max(end_by_ns - watch.ended_ns, 0) / 1e9, trigger))
         if watch.stall is not None and watch.stall.took_ns >= self._middleware.settings.stall_ms * 1e6:
-            values.append(("tracedbridge.loop_stall", watch.stall.took_ns / 1e9, _TRIGGER))
+            values.append(("tracedbridge.loop_stall", watch.stall.took_ns / 1e9, trigger))
         if request is not None and not _others_measure():
             answered_s = ((watch.answered_ns or watch.ended_ns) - watch.begun_ns) / 1e9
             method = method_of(request, self._middleware.known_methods)
@@ -328,6 +328,8 @@ class Teller:
         if status is not None and response is not None:
             fields["status"] = status
             fields["bytes_out"] = watch.size_out
+        if watch.trigger != "http":
+            fields["trigger"] = watch.trigger
         fields["duration_ms"] = round((watch.ended_ns - watch.begun_ns) / 1e6, 3)
         fields["cpu_ms"] = round(watch.cpu_s * 1e3, 3)
         fields["memory_mb"] = round(watch.peak_bytes / 1e6, 1)

@@ -9,7 +9,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Self
 
 from tracedbridge.errors import DeadlineError
-from tracedbridge.messages import Invocation
+from tracedbridge.messages import Invocation, Request
 from tracedbridge.telemetry import harmless
 from tracedbridge.telemetry.current import Ids, invocation_now, running
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contextvars import Context
     from types import TracebackType
 
-    from tracedbridge.messages import Headers, Request, Response
+    from tracedbridge.messages import Headers, Response
     from tracedbridge.settings import Parent
     from tracedbridge.telemetry.middleware import Middleware
     from tracedbridge.telemetry.stacks import Stack
@@ -67,6 +67,8 @@ class Watch(Invocation):
     stacks: Sequence[Stack] = ()
     # It was told before its end.
     is_told = False
+    # What has caused it, as ``faas.trigger`` has it.
+    trigger = "http"
     # What the trace that came with it is worth, where that is not what the settings say.
     worth: Parent | None = None
     # Its span is somebody else's, who traces around the app, and ends it; whether that knows of the first byte.
@@ -109,6 +111,12 @@ class Watch(Invocation):
         self.request = self.asked = request
         self._open(request)
         return self.request
+
+    def came(self, trigger: str) -> None:
+        """Choose the span's ids, and make it current, for an event that is no request."""
+        self.trigger = trigger
+        self._open(Request("", "/", "", [], b"", "https", "localhost", 443, None))
+        self.request = None
 
     def runs_on(self, loop: AbstractEventLoop) -> None:
         """Have the watchdog look."""
