@@ -138,7 +138,11 @@ def _started(
 
         bridge = extended = ExtendedBridge(app, telemetry, settings, on_event)
         extended.extension = extension
-        extension.follow(bridge.settle)
+
+        def lost() -> None:
+            settings.flush = "auto"
+
+        extension.follow(bridge.settle, lost)
     ending.close_at_end(bridge)
     if "AWS_LAMBDA_INITIALIZATION_TYPE" in os.environ:
         from tracedbridge.platforms import around_snapshot

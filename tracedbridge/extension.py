@@ -32,6 +32,7 @@ _VERSION = "/2020-01-01/extension"
 # Registering is a matter of a millisecond; Init must not hang where nobody answers.
 _REGISTER_TIMEOUT_S = 1.0
 _MOST_BYTES = 1_000_000
+_ATTEMPTS = 3
 # Beyond its deadline nobody waits for a handler.
 _GRACE_S = 0.1
 
@@ -87,14 +88,15 @@ class Extension:
         if status != 200 or not self._id:
             raise ValueError(f"status {status}: {told[:200].decode('utf-8', 'replace')}")
 
-    def follow(self, settle: Callable[[], None]) -> None:
+    def follow(self, settle: Callable[[], None], lost: Callable[[], None]) -> None:
         """
         Begin to follow the invocations.
 
         Args:
             settle: Exports what has been answered; bounded in time.
+            lost: Called if that comes to an end before the process does.
         """
-        threading.Thread(target=self._follow, args=(settle,), name="tracedbridge-extension", daemon=True).start()
+        threading.Thread(target=self._follow, args=(settle, lost), name="tracedbridge-extension", daemon=True).start()
 
     def done(self, invocation_id: str | None) -> None:
         """Note that the handler is done with an invocation."""
@@ -102,7 +104,7 @@ class Extension:
             self._done.add(invocation_id)
             self._news.notify_all()
 
-    def _follow(self, settle: Callable[[], None]) -> None:
+    def _follow(self, settle: Callable[[], None], lost: Callable[[], None]) -> None:
         # An exception here must end nothing but this thread: an extension that exits takes the environment with it.
         try:
             while (event := self._next()) is not None:
@@ -110,10 +112,19 @@ class Extension:
                 settle()
         except Exception as error:  # noqa: BLE001 - as above
             sys.stderr.write(f"tracedbridge: no export after the response any more: {type(error).__name__}: {error}\n")
+            lost()
 
     def _next(self) -> dict[str, Any] | None:
         """Return the next invocation; it comes when the environment runs again. None ends it."""
-        status, _, told = self._ask("GET", "event/next", {"lambda-extension-identifier": self._id}, b"", None)
+        status, told = 0, b""
+        for attempt in range(_ATTEMPTS):
+            try:
+                status, _, told = self._ask("GET", "event/next", {"lambda-extension-identifier": self._id}, b"", None)
+                break
+            except OSError:
+                # A connection does not outlive a snapshot.
+                if attempt == _ATTEMPTS - 1:
+                    raise
         if status != 200:
             raise ValueError(f"status {status}: {told[:200].decode('utf-8', 'replace')}")
         event = json.loads(told)
@@ -175,8 +186,10 @@ def _answer(connection: _socket.socket) -> tuple[int, dict[str, str], bytes]:
 
 def _more(connection: _socket.socket, so_far: int) -> bytes:
     chunk = connection.recv(65_536)
-    if not chunk or so_far > _MOST_BYTES:
-        raise ValueError("the answer broke off")
+    if not chunk:
+        raise ConnectionError("the answer broke off")
+    if so_far > _MOST_BYTES:
+        raise ValueError("the answer does not end")
     return chunk
 
 
