@@ -7,7 +7,7 @@ Source: AWS, "Input format of a Lambda function for proxy integration in API Gat
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from tracedbridge.errors import EventError
 from tracedbridge.events.aws import Told, context_of, encoded_body, object_of, request_of, text_of
@@ -77,8 +77,9 @@ def encode(response: Response, event: Event) -> dict[str, Any]:
 
 def _is_without_stage(told: dict[str, Any], path: str) -> bool:
     """Say whether the client's path had the stage before what the event calls its path."""
-    whole, stage = text_of(told, "path"), text_of(told, "stage")
-    return bool(stage) and whole != path and whole in (f"/{stage}{path}", f"/{stage}{path}".rstrip("/"))
+    # One of them may be encoded where the other is not.
+    whole, stage, rest = unquote(text_of(told, "path")), text_of(told, "stage"), unquote(path)
+    return bool(stage) and whole != rest and whole in (f"/{stage}{rest}", f"/{stage}{rest}".rstrip("/"))
 
 
 def _mounts(event: dict[str, Any], told: dict[str, Any], path: str) -> Iterator[str]:
