@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware as AsgiMiddleware
-from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware as WsgiMiddleware
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -28,6 +27,8 @@ from tests.telemetry.received import Received
 from tracedbridge import create_bridge, instrument
 
 pytestmark = [pytest.mark.telemetry, pytest.mark.frameworks]
+
+_wsgi: Any = pytest.importorskip("opentelemetry.instrumentation.wsgi", reason="it comes with the frameworks")
 
 KINDS = ["asgi", "wsgi"]
 PLACES = ["around", "within"]
@@ -60,7 +61,7 @@ def wsgi_app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 @contextmanager
 def serving(kind: str, place: str) -> Iterator[Callable[[str], None]]:
     """Give a function that asks an instrumented app with the contrib middleware of its kind at that place."""
-    middleware: Any = AsgiMiddleware if kind == "asgi" else WsgiMiddleware
+    middleware: Any = AsgiMiddleware if kind == "asgi" else _wsgi.OpenTelemetryMiddleware
     app: Any = asgi_app if kind == "asgi" else wsgi_app
     traced: Any = instrument(app if place == "around" else middleware(app), kind=kind)  # type: ignore[arg-type]
     served = middleware(traced) if place == "around" else traced

@@ -43,11 +43,21 @@ class Process(NamedTuple):
     threads: tuple[str, ...]
 
 
+def _join(thread: threading.Thread) -> None:
+    while True:
+        try:
+            thread.join(_END_S)
+        except RuntimeError:
+            # It is just about to begin.
+            continue
+        return
+
+
 def process() -> Process:
     """Take down how the process is now; threads that are about to end get the time to."""
     ours = [thread for thread in threading.enumerate() if thread.name.startswith("tracedbridge-")]
     for thread in ours:
-        thread.join(_END_S)
+        _join(thread)
     return Process(
         trace.get_tracer_provider(),
         metrics.get_meter_provider(),

@@ -21,6 +21,8 @@ from tests.telemetry.functions import json_lines, run_function, run_program
 from tests.telemetry.received import Received
 from tests.telemetry.unconfigured import CHATTY, unconfigured_logging
 from tracedbridge import create_bridge
+from tracedbridge.telemetry import applines
+from tracedbridge.telemetry.awaiting import FirstLine
 
 pytestmark = pytest.mark.telemetry
 
@@ -389,6 +391,8 @@ def test_structlog_by_way_of_logging(
 PATCHED = """
 import json, logging, sys
 from tracedbridge import create_bridge
+from tracedbridge.telemetry import applines
+from tracedbridge.telemetry.awaiting import FirstLine
 
 def app(environ, start_response):
     logging.getLogger("shop").warning(environ["PATH_INFO"][1:])
@@ -426,3 +430,32 @@ def test_a_patch_on_top(tmp_path: Path, received: Received) -> None:
     assert done.stderr.splitlines()[-1] == "['first', 'between', 'second']"
     bodies = sorted(str(record.body) for record in received.logs)
     assert bodies == ["first", "invocation", "invocation", "second"]
+
+
+def test_patches_that_go_in_any_order() -> None:
+    """What waits for a first line, and is below the patch of another bridge when it goes, goes with that one."""
+    stock = logging.Logger.callHandlers
+    other: Any = object()
+    first = FirstLine(lambda notes: None)
+    applines.watch(other)
+    first.close()
+    assert logging.Logger.callHandlers is not stock
+    applines.unwatch(other)
+    assert logging.Logger.callHandlers is stock
+
+
+def test_two_bridges_in_one_process(tmp_path: Path) -> None:
+    """One that waits for structlog, and one that loads it for its own lines, do not stand in each other's way."""
+    ran = run_program(
+        tmp_path,
+        "import os\n"
+        "from tracedbridge import create_bridge\n"
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [])\n"
+        "    return [b'ok']\n"
+        "for start in ('deferred', 'eager'):\n"
+        "    os.environ['TRACEDBRIDGE_START'] = start\n"
+        "    create_bridge(app)\n",
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "telemetry failed" not in ran.stderr

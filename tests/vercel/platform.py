@@ -75,6 +75,8 @@ _NOT_INHERITED = (
     "TRACEDBRIDGE_", "OTEL_", "VERCEL", "AWS_", "__VC_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
 )  # fmt: skip
 
+_LAST_WORDS_S = 2.0
+
 # So many functions call at once, in the tests with the most.
 _BACKLOG = 512
 
@@ -419,6 +421,11 @@ class Platform:
     def close(self) -> None:
         """End the process, whatever it does, and forget all that it left."""
         if self.process.poll() is None:
+            if "COVERAGE_PROCESS_CONFIG" in os.environ:
+                # What is killed cannot say which of our lines it has run.
+                self.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(_LAST_WORDS_S)
             self.process.kill()
         self.process.wait(HANG_S)
         for connection in self._connections:

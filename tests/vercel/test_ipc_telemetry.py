@@ -236,7 +236,9 @@ def test_what_an_app_asks_of_others_is_told(traced: Traced, shop: str, way: str)
     """Each HTTP request that an app makes is one ``fetch-metric`` of its request; exports of telemetry are none."""
     reply = traced.platform.ask(f"/fetches?by={quote(way)}&url={quote(shop + '/items/3?a=1&b=2', safe='')}")
     assert reply.body == b"203"
-    begun, end = traced.platform.frames_of(reply.ids, "handler-started")[0], traced.platform.ended(reply.ids)
+    # What comes before the end has come when that has.
+    end = traced.platform.ended(reply.ids)
+    (begun,) = traced.platform.frames_of(reply.ids, "handler-started")
     (metric,) = traced.platform.frames_of(reply.ids, "metric")
     told = metric.payload["payload"]
     named = {name: told[name] for name in ("pathname", "search", "host", "statusCode", "method")}

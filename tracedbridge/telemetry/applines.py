@@ -12,6 +12,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from tracedbridge.telemetry.awaiting import dig_up
 from tracedbridge.telemetry.current import context_now, ids_now, invocation_now
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def _uninstall() -> None:
     if logging.Logger.callHandlers is _call_handlers_noted:
         setattr(logging.Logger, "callHandlers", _call_handlers)  # noqa: B010 - as above
         _call_handlers = None
+        dig_up()
     if isinstance(logging.lastResort, _Structured):
         logging.lastResort = _last_resort
 
@@ -148,6 +150,6 @@ class _Structured(logging.Handler):
         if not is_terminal():
             return serialize(event)
         # For people, who can wait for its import.
-        from tracedbridge.telemetry.lines import renderer
+        from tracedbridge.telemetry.structlines import renderer
 
         return str(renderer()(None, level, event))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tracedbridge.imports import Recording
 
-__all__ = ("Awaiting", "FirstLine", "is_being_imported")
+__all__ = ("Awaiting", "FirstLine", "dig_up", "is_being_imported")
 
 
 def is_being_imported(name: str) -> bool:
@@ -101,6 +101,15 @@ class _Listening:
         return getattr(self._loader, name)
 
 
+def dig_up() -> None:
+    """Take away what is on top of `logging.Logger.callHandlers` now, and was done with while another patch was."""
+    for each in _buried:
+        if each._logger_class.callHandlers is each._ours:
+            _buried.remove(each)
+            each._put_back()
+            break
+
+
 class FirstLine:
     """Stands before `logging.Logger.callHandlers` until the first record comes by, which somebody is told before."""
 
@@ -140,12 +149,7 @@ class FirstLine:
                 _buried.append(self)
             return
         self._logger_class.callHandlers = self._stock
-        for each in _buried:
-            if self._logger_class.callHandlers is each._ours:
-                # It was us, for another bridge.
-                _buried.remove(each)
-                each._put_back()
-                break
+        dig_up()
 
     def _first(self, logger: Any, record: Any) -> None:
         goes_by_the_other = False

@@ -10,13 +10,14 @@ import structlog
 
 from tracedbridge.telemetry.records import LogFacts
 from tracedbridge.telemetry.stdout import Stdout, is_terminal, serialize
+from tracedbridge.telemetry.structlines import renderer
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
     from opentelemetry.context import Context
 
-__all__ = ("Lines", "renderer")
+__all__ = ("Lines",)
 
 
 class Lines:
@@ -71,11 +72,3 @@ def _stamp(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mutable
 def _second(seconds: int) -> str:
     # Of many lines, under load.
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-
-
-def renderer() -> Any:
-    """Return the last processor of a chain: for people if stdout is a terminal, else JSON."""
-    if is_terminal():
-        # The traceback is text already; another formatter would warn about it.
-        return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    return structlog.processors.JSONRenderer(serializer=serialize)

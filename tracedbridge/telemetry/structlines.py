@@ -13,9 +13,8 @@ import structlog
 
 from tracedbridge.telemetry.applines import plain
 from tracedbridge.telemetry.current import context_now, ids_now
-from tracedbridge.telemetry.lines import renderer
 from tracedbridge.telemetry.records import LogFacts
-from tracedbridge.telemetry.stdout import Stdout
+from tracedbridge.telemetry.stdout import Stdout, is_terminal, serialize
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     EventDict = MutableMapping[str, Any]
 
-__all__ = ("unwatch", "watch")
+__all__ = ("renderer", "unwatch", "watch")
 
 # Of the open bridges, in order; the first one takes the copies, as its providers are the global ones.
 _watching: list[Middleware] = []
@@ -65,6 +64,14 @@ def unwatch(taker: Middleware) -> None:
         _watching.remove(taker)
         if not _watching and _configured and _copy in structlog.get_config()["processors"]:
             structlog.reset_defaults()
+
+
+def renderer() -> Any:
+    """Return the last processor of a chain: for people if stdout is a terminal, else JSON."""
+    if is_terminal():
+        # The traceback is text already; another formatter would warn about it.
+        return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    return structlog.processors.JSONRenderer(serializer=serialize)
 
 
 def _add_ids(logger: Any, method: str, event: EventDict) -> EventDict:
