@@ -90,7 +90,7 @@ ROWS = (
     Row("asgi-exported", "floor", None, 30, signals=True),
     # Without bounds: an app that somebody else serves, with us, without, and with contrib.
     Row("served-ours", "served-contrib", None, 50, signals=True, settles=True),
-    Row("served-ours", "served", None, 50, signals=True),
+    Row("served-ours", "served", None, 50),
     # For information: what telemetry adds to the other kinds.
     Row("wsgi-rendered", "wsgi-off", None, 50),
     Row("handler-rendered", "handler-off", None, 50),
