@@ -27,6 +27,9 @@ _STOP_TIMEOUT_S = 3.0
 class Bridge:
     """Answers events with one app; call it with ``(event, context)`` from any thread."""
 
+    # What the platform leaves, of which the app gets half at most; None where it leaves enough.
+    _closes_within_s: float | None = None
+
     def __init__(
         self, app: App, telemetry: Telemetry, settings: Settings, on_event: Callable[[Event, Any], Any] | None = None
     ) -> None:
@@ -110,6 +113,14 @@ class Bridge:
         """
         self._telemetry.settle()
 
+    def before_snapshot(self) -> None:
+        """
+        Note that a snapshot of this process is about to be taken; for a platform's before-snapshot hook.
+
+        What there is until now is told and exported, the cold start included: no process that is restored has it.
+        """
+        self._telemetry.before_snapshot()
+
     def restored(self) -> None:
         """
         Note that this process was just restored from a snapshot; for a platform's after-restore hook.
@@ -125,11 +136,13 @@ class Bridge:
             return
         self._closed = True
         ending.forget(self)
+        begun_s, within_s = time.monotonic(), self._closes_within_s
         try:
             with self._telemetry.stopping():
-                self._app.stop(_STOP_TIMEOUT_S)
+                self._app.stop(_STOP_TIMEOUT_S if within_s is None else within_s / 2)
         finally:
-            self._telemetry.close()
+            spent_s = time.monotonic() - begun_s
+            self._telemetry.close(None if within_s is None else max(within_s - spent_s, 0.0))
 
     def __enter__(self) -> Self:
         """Return the bridge itself."""

@@ -55,10 +55,14 @@ def create_bridge(
             what it returns goes to the platform. They are told as invocations with their ``faas.trigger``.
 
     Raises:
-        AppKindError: ``app`` is of none of these kinds.
+        AppKindError: ``app`` is of none of these kinds, or ``on_event`` is no function that can be called.
         StartupError: Its lifespan startup failed.
     """
     home = home_of(sys._getframe(1))
+    if on_event is not None and (not callable(on_event) or _is_coroutine_function(on_event)):
+        raise AppKindError(
+            f"cannot give events to {on_event!r}: on_event is a function of event and context, no coroutine"
+        )
     # Whoever has an app object has imported it, mostly after tracedbridge.
     cold_start = ColdStart(until_now="app_import")
     settings = Settings()
@@ -109,10 +113,10 @@ def _started(
     load_formats()
     extension = None
     if settings.telemetry and settings.flush == "auto" and "AWS_LAMBDA_RUNTIME_API" in os.environ:
-        from tracedbridge.extension import registered
+        from tracedbridge.extension import is_never_stopped, registered
 
         extension = registered(os.environ)
-        if extension is not None:
+        if extension is not None or is_never_stopped(os.environ):
             settings.flush = "after"
     telemetry = begin(settings, cold_start, app_name)
     try:
@@ -147,7 +151,7 @@ def _started(
     if "AWS_LAMBDA_INITIALIZATION_TYPE" in os.environ:
         from tracedbridge.platforms import around_snapshot
 
-        around_snapshot(bridge.settle, bridge.restored, os.environ)
+        around_snapshot(bridge.before_snapshot, bridge.restored, os.environ)
     return bridge
 
 
@@ -186,6 +190,11 @@ def _telemetry_of(settings: Settings, cold_start: ColdStart, app_name: str) -> T
     from tracedbridge.untraced import Untraced
 
     return Untraced()
+
+
+def _is_coroutine_function(function: Callable[..., Any]) -> bool:
+    # CO_COROUTINE, as `inspect` has it, which takes milliseconds to import.
+    return bool(getattr(getattr(function, "__code__", None), "co_flags", 0) & 0x80)
 
 
 def home_of(caller: FrameType) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tracedbridge.messages import Event
 
-__all__ = ("ExtendedBridge", "Extension", "registered")
+__all__ = ("ExtendedBridge", "Extension", "is_never_stopped", "registered")
 
 _NAME = "tracedbridge"
 _VERSION = "/2020-01-01/extension"
@@ -37,6 +37,11 @@ _ATTEMPTS = 3
 _GRACE_S = 0.1
 
 
+def is_never_stopped(environ: Mapping[str, str]) -> bool:
+    """Say whether this is a managed instance: its processes run on between invocations."""
+    return bool(environ.get("AWS_LAMBDA_MAX_CONCURRENCY"))
+
+
 def registered(environ: Mapping[str, str]) -> Extension | None:
     """
     Register with the runtime API of this environment; return None where that cannot be.
@@ -44,7 +49,7 @@ def registered(environ: Mapping[str, str]) -> Extension | None:
     It can during Init only, and is of no use where several invocations run at once and nothing is ever stopped.
     """
     place = environ.get("AWS_LAMBDA_RUNTIME_API", "")
-    if not place or environ.get("AWS_LAMBDA_MAX_CONCURRENCY"):
+    if not place or is_never_stopped(environ):
         return None
     host, _, port = place.partition(":")
     extension = Extension(host, int(port) if port.isdecimal() else 80)
@@ -209,6 +214,8 @@ class ExtendedBridge(Bridge):
     """A bridge whose extension is told when it is done with an event."""
 
     extension: Extension
+    # Of the 500 ms between SIGTERM and SIGKILL; some are Python's own.
+    _closes_within_s = 0.4
 
     def __call__(self, event: Event, context: object = None) -> Any:
         """Answer one event; see `tracedbridge.bridge.Bridge`."""

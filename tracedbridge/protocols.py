@@ -103,14 +103,17 @@ class Telemetry(Protocol):
     def settle(self) -> None:
         """Tell and export what waits, now: the response has been taken."""
 
+    def before_snapshot(self) -> None:
+        """Tell and export all there is until now: a snapshot of this process is about to be taken."""
+
     def restored(self) -> None:
         """Begin anew: this process was just restored from a snapshot."""
 
     def stopping(self) -> AbstractContextManager[None]:
         """Watch the app's lifespan shutdown."""
 
-    def close(self) -> None:
-        """Send what is left, within the configured budget, and put back what was changed."""
+    def close(self, within_s: float | None = None) -> None:
+        """Send what is left, within the configured budget and this one, and put back what was changed."""
 
 
 class Platform(Protocol):

@@ -40,6 +40,9 @@ class Untraced:
     def settle(self) -> None:
         """Do nothing."""
 
+    def before_snapshot(self) -> None:
+        """Do nothing."""
+
     def restored(self) -> None:
         """Do nothing."""
 
@@ -47,7 +50,7 @@ class Untraced:
         """Watch nothing."""
         return _NOTHING
 
-    def close(self) -> None:
+    def close(self, within_s: float | None = None) -> None:
         """Do nothing."""
 
 

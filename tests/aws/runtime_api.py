@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,10 +33,15 @@ __all__ = ("ARN", "Answer", "Environment")
 ARN = "arn:aws:lambda:eu-central-1:123456789012:function:shop"
 _NOT_INHERITED = ("TRACEDBRIDGE_", "OTEL_", "VERCEL", "AWS_", "__VC_", "_X_AMZN", "HTTP_PROXY", "HTTPS_PROXY")
 
+# Of looks at its threads, each of which was asleep.
+_OVER_IT = 20
+
 
 class Answer(NamedTuple):
     """What the runtime posted for an invocation."""
 
+    # The request's id.
+    number: str
     # "response" or "error"
     kind: str
     payload: Any
@@ -75,7 +81,9 @@ class Environment:
         self._answers: dict[str, Answer] = {}
         self.init_error: Any = None
         self.extensions: dict[str, str] = {}
-        self._waiting: set[str] = set()
+        # Who waits, and how many of them.
+        self._waiting: Counter[str] = Counter()
+        self._is_restored = False
         self._is_frozen = False
         self.freezes, self.takes_extensions, self._timeout_s = freezes, takes_extensions, timeout_s
         # CLOCK_MONOTONIC, of each freeze.
@@ -87,6 +95,7 @@ class Environment:
             **{name: value for name, value in os.environ.items() if not name.upper().startswith(_NOT_INHERITED)},
             "PYTHONPATH": str(Path(tracedbridge.__file__).parents[1]),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONFAULTHANDLER": "1",
             "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self._server.server_address[1]}",
             "AWS_LAMBDA_FUNCTION_NAME": "shop",
             "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
@@ -120,16 +129,37 @@ class Environment:
             trace: X-Ray's header.
         """
         self.wait_until_idle()
+        number = self.send(event, trace=trace)
+        with self._news:
+            done = self._news.wait_for(lambda: number in self._answers or self._has_ended(), HANG_S)
+            assert done, f"no answer came: {self.output}"
+            assert number in self._answers, f"the process ended with {self.process.poll()}: {self.output}"
+            return self._answers[number]
+
+    def send(self, event: Any, *, trace: str = "") -> str:
+        """Have the function get an event, wait for nothing, and return the request's id."""
         number = str(uuid.uuid4())
         with self._news:
             self._thaw()
             self._events.append((number, event, trace))
             self._extension_events.extend(self.extensions)
             self._news.notify_all()
-            done = self._news.wait_for(lambda: number in self._answers or self._has_ended(), HANG_S)
-            assert done, f"no answer came: {self.output}"
-            assert number in self._answers, f"the process ended with {self.process.poll()}: {self.output}"
-            return self._answers[number]
+        return number
+
+    def answered(self, count: int) -> dict[str, Answer]:
+        """Wait for so many answers in all, and return them by request id."""
+        with self._news:
+            assert self._news.wait_for(lambda: len(self._answers) >= count, HANG_S), f"{self._answers}, {self.output}"
+            return dict(self._answers)
+
+    def restore(self) -> None:
+        """Have the process go on behind the snapshot for which it waits, restored."""
+        with self._news:
+            done = self._news.wait_for(lambda: "restore" in self._waiting or self._has_ended(), HANG_S)
+            assert done, f"it waits for no restore: {self.output}"
+            self._thaw()
+            self._is_restored = True
+            self._news.notify_all()
 
     def wait_until_idle(self) -> None:
         """Wait until the runtime and all extensions have asked for the next event; then the process may be frozen."""
@@ -142,15 +172,23 @@ class Environment:
         with self._news:
             self._thaw()
             self.freezes = False
-        # A signal to a process is taken by a thread that is not stopped: Lambda's freeze stops all, and all at once.
-        until_s = time.monotonic() + HANG_S
-        while self._is_stopped() and time.monotonic() < until_s:
-            pass
+        # Who goes on after SIGSTOP may be between Python's look at its flags and its sleep when the next signal comes,
+        # and then hears of that with the one after; Lambda's freeze is none of signals. Who sleeps for long is over it.
+        until_s, sleeps = time.monotonic() + HANG_S, 0
+        while sleeps < _OVER_IT and time.monotonic() < until_s:
+            sleeps = sleeps + 1 if self._sleeps() else 0
+            time.sleep(0.005)
         if self.extensions:
             self.process.send_signal(signal.SIGTERM)
         else:
             self.process.kill()
-        return self.process.wait(HANG_S)
+        try:
+            return self.process.wait(HANG_S)
+        except subprocess.TimeoutExpired:
+            # Python says where all threads are, and ends.
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait(HANG_S)
+            raise AssertionError(f"it does not end: {self.output}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -171,18 +209,18 @@ class Environment:
     def waits(self, who: str, take: Callable[[], Any]) -> Any:
         """Return what ``take`` gives when it gives something; until then ``who`` waits."""
         with self._news:
-            self._waiting.add(who)
+            self._waiting[who] += 1
             self._freeze_if_idle()
             self._news.notify_all()
             while (taken := take()) is None:
                 self._news.wait(HANG_S)
-            self._waiting.discard(who)
+            self._waiting -= Counter((who,))
             return taken
 
     def posted(self, number: str, kind: str, payload: Any) -> None:
         """Take an answer."""
         with self._news:
-            self._answers[number] = Answer(kind, payload, time.monotonic_ns())
+            self._answers[number] = Answer(number, kind, payload, time.monotonic_ns())
             self._news.notify_all()
 
     def failed(self, payload: Any) -> None:
@@ -212,7 +250,8 @@ class Environment:
     _last_id = ""
 
     def _is_idle(self) -> bool:
-        return "runtime" in self._waiting and set(self.extensions) <= self._waiting and not self._events
+        is_between = "runtime" in self._waiting or "restore" in self._waiting
+        return is_between and set(self.extensions) <= set(self._waiting) and not self._events
 
     def _freeze_if_idle(self) -> None:
         if self.freezes and self._is_idle() and not self._is_frozen and not self._has_ended():
@@ -220,14 +259,14 @@ class Environment:
             self.frozen_ns.append(time.monotonic_ns())
             self.process.send_signal(signal.SIGSTOP)
 
-    def _is_stopped(self) -> bool:
+    def _sleeps(self) -> bool:
+        """Say whether all threads wait for something; true where nobody can say, as on macOS."""
         tasks = Path(f"/proc/{self.process.pid}/task")
         try:
-            states = [each.joinpath("stat").read_text().rpartition(")")[2].split()[0] for each in tasks.iterdir()]
+            states = {each.joinpath("stat").read_text().rpartition(")")[2].split()[0] for each in tasks.iterdir()}
         except OSError:
-            # No Linux, or a thread that ended meanwhile.
-            return False
-        return "T" in states
+            return True
+        return states == {"S"}
 
     def _thaw(self) -> None:
         if self._is_frozen:
@@ -253,6 +292,9 @@ def _handler_of(environment: Environment) -> type[BaseHTTPRequestHandler]:
                     **({"Lambda-Runtime-Trace-Id": trace} if trace else {}),
                 }
                 self._answer(200, event, headers)
+            elif self.path.endswith("/runtime/restore/next"):
+                environment.waits("restore", lambda: environment._is_restored or None)
+                self._answer(200, {})
             elif self.path.endswith("/extension/event/next"):
                 who = self.headers["Lambda-Extension-Identifier"]
                 environment.waits(who, lambda: environment.next_extension_event(who))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +155,96 @@ def test_xray(worth: str, is_parent: bool, links: int, folder: Path) -> None:
     assert (span.trace_id == "5759e988bd862e3fe1be46a994272793") == is_parent
     assert (span.parent_id == "53995c3f42cd8ad8") == is_parent
     assert [link.span_id for link in span.links] == ["53995c3f42cd8ad8"] * links
+
+
+def test_system_exit(folder: Path) -> None:
+    """The process ends as the app wants it, with nothing posted; the invocation is told all the same."""
+    with Receiver() as receiver:
+        with Environment("index.py", folder, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint) as environment:
+            ask(environment, "/1")
+            environment.wait_until_idle()
+            environment.send(event_of("http 2.0", Asked(path="/exit")))
+            assert environment.process.wait(HANG_S) == 3
+            assert len(environment.answered(1)) == 1
+        told = Received(receiver).servers()[-1]
+    assert told.attributes["error.type"] == "SystemExit"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python on Lambda handles signals from 3.12 on")
+def test_sigterm_with_a_collector_that_is_gone(folder: Path) -> None:
+    """Shutdown and last export come to an end before Lambda's 500 ms do, and the handler of before has its turn."""
+    folder.joinpath("index.py").write_text(
+        "import os, signal\n"
+        "def ended(number, frame):\n"
+        "    print('the handler of before', flush=True)\n"
+        # SystemExit would wait for the runtime client's own thread.
+        "    os._exit(7)\n"
+        "signal.signal(signal.SIGTERM, ended)\n" + APP.replace('print("life', 'time.sleep(0.1); print("life')
+    )
+    collector = Collector()
+    try:
+        collector.hold()
+        with Environment(
+            "index.py", folder, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, TRACEDBRIDGE_FLUSH_TIMEOUT_MS=PATIENT_MS
+        ) as environment:
+            ask(environment, "/1")
+            assert collector.is_asked.wait(HANG_S)
+            begun_s = time.monotonic()
+            assert environment.end() == 7
+            took_s = time.monotonic() - begun_s
+            lines = environment.output.splitlines()
+            assert lines.index("lifespan shutdown") < lines.index("the handler of before")
+            # Of 0.4 s: what a busy machine adds is not ours. That it is no flush timeout, and no second, is.
+            assert took_s < 3 * 0.4 + 1
+    finally:
+        collector.let_go()
+        collector.close()
+
+
+def test_snapshot(folder: Path) -> None:
+    """What came before it is exported before it; what is restored has ids of its own, and a cold start: the restore."""
+    with Receiver() as receiver:
+        with Environment(
+            "index.py",
+            folder,
+            AWS_LAMBDA_INITIALIZATION_TYPE="snap-start",
+            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint,
+        ) as environment:
+            environment.wait_until_idle()
+            initialized = Received(receiver).span("cold start")
+            assert not Received(receiver).servers()
+            environment.restore()
+            for number in range(2):
+                assert ask(environment, f"/{number}")["body"] == f"/{number}"
+            environment.wait_until_idle()
+        received = Received(receiver)
+    assert initialized.attributes["tracedbridge.coldstart.kind"] == "proactive"
+    first, second = received.servers()
+    restored = [span for span in received.spans if span.name == "cold start"][-1]
+    assert restored.attributes["tracedbridge.coldstart.kind"] == "restored"
+    assert (first.attributes["faas.coldstart"], second.attributes["faas.coldstart"]) == (True, False)
+    assert initialized.resource["service.instance.id"] != restored.resource["service.instance.id"]
+    assert restored.resource["service.instance.id"] == first.resource["service.instance.id"]
+    assert len({initialized.trace_id, first.trace_id, second.trace_id}) == 3
+
+
+def test_managed_instances(folder: Path) -> None:
+    """Each of the runtime's processes has its own cold start and instance; they are not stopped, so none waits."""
+    app = APP.replace('    if scope["path"] == "/crash"', '    time.sleep(0.3)\n    if scope["path"] == "/crash"')
+    folder.joinpath("index.py").write_text(app)
+    with Receiver() as receiver:
+        with Environment(
+            "index.py", folder, freezes=False, AWS_LAMBDA_MAX_CONCURRENCY="2",
+            AWS_LAMBDA_INITIALIZATION_TYPE="lambda-managed-instances", OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint,
+        ) as environment:  # fmt: skip
+            numbers = {environment.send(event_of("http 2.0", Asked(path="/x"))) for _ in range(8)}
+            assert set(environment.answered(8)) == numbers
+            assert environment.extensions == {}
+            until_s = time.monotonic() + HANG_S
+            while len(Received(receiver).servers()) < 8 and time.monotonic() < until_s:
+                time.sleep(0.05)
+        spans = Received(receiver).servers()
+    assert {span.attributes["faas.invocation_id"] for span in spans} == numbers
+    cold = [span.resource["service.instance.id"] for span in spans if span.attributes["faas.coldstart"]]
+    assert len(cold) == len(set(cold)) == 2
+    assert {span.resource["service.instance.id"] for span in spans} == set(cold)

@@ -438,9 +438,11 @@ def test_restored_by_the_platform(received: Received, monkeypatch: pytest.Monkey
         before()
         after()
         bridge(event(), None)
-    # What had not been told before the snapshot would be told by every process that is restored from it.
-    assert drawn(received.spans) == "cold start\nGET (server) -> cold start"
-    assert received.span("cold start").attributes["tracedbridge.coldstart.begins_with"] == "restore"
+    # The cold start before the snapshot is told before it: every process that is restored from it would tell it.
+    assert drawn(received.spans) == "cold start\n  import app\ncold start\nGET (server) -> cold start"
+    first, restored = (span.attributes for span in received.spans if span.name == "cold start")
+    assert first["tracedbridge.coldstart.kind"] == "proactive"
+    assert restored["tracedbridge.coldstart.begins_with"] == "restore"
 
 
 def test_background_tasks(received: Received, capsys: pytest.CaptureFixture[str]) -> None:

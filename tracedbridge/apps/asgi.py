@@ -105,7 +105,7 @@ class AsgiApp:
             _off_loop(lambda: self._run(loop, self._lifespan.shutdown(timeout_s), context))
         finally:
             for each in (loop, *self._spares):
-                _off_loop(functools.partial(_close, each))
+                _off_loop(functools.partial(_close, each, min(timeout_s or _CANCEL_AT_END_S, _CANCEL_AT_END_S)))
             self._spares.clear()
             self._loop_is_taken.release()
 
@@ -330,20 +330,20 @@ def _off_loop(work: Callable[[], None]) -> None:
         raise raised[0]
 
 
-def _close(loop: asyncio.AbstractEventLoop) -> None:
-    loop.run_until_complete(_cancel_all())
+def _close(loop: asyncio.AbstractEventLoop, timeout_s: float = _CANCEL_AT_END_S) -> None:
+    loop.run_until_complete(_cancel_all(timeout_s))
     # Not shutdown_default_executor(): it waits for threads that may never end.
     loop.close()
 
 
-async def _cancel_all() -> None:
+async def _cancel_all(timeout_s: float) -> None:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
     if tasks:
-        await asyncio.wait(tasks, timeout=_CANCEL_AT_END_S)
+        await asyncio.wait(tasks, timeout=timeout_s)
     closing = asyncio.ensure_future(asyncio.get_running_loop().shutdown_asyncgens())
-    await asyncio.wait((closing,), timeout=_CANCEL_AT_END_S)
+    await asyncio.wait((closing,), timeout=timeout_s)
 
 
 def _raw(request: Request) -> list[tuple[bytes, bytes]]:

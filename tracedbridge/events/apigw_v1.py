@@ -7,10 +7,10 @@ Source: AWS, "Input format of a Lambda function for proxy integration in API Gat
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from tracedbridge.errors import EventError
-from tracedbridge.events.aws import Told, context_of, encoded_body, object_of, request_of, text_of
+from tracedbridge.events.aws import PATH_SAFE, Told, context_of, encoded_body, escaped, object_of, request_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ def decode(event: Event, context: object) -> Request:
     told = context_of(event)
     is_encoded = event.get("version") != "1.0"
     if not is_encoded:
-        path = quote(path, safe="/:@!$&'()*+,;=~-._")
+        path = escaped(path, PATH_SAFE)
     mounts = tuple(_mounts(event, told, path))
     stage = mounts[0] if mounts and _is_without_stage(told, path) else ""
     headers = object_of(event, "multiValueHeaders") or object_of(event, "headers")
@@ -91,7 +91,7 @@ def _mounts(event: dict[str, Any], told: dict[str, Any], path: str) -> Iterator[
     for name, value in object_of(event, "pathParameters").items():
         if isinstance(value, str):
             resource = resource.replace(f"{{{name}+}}", value).replace(f"{{{name}}}", value)
-    tail = quote(resource, safe="/:@!$&'()*+,;=~-._%").rstrip("/")
+    tail = escaped(resource).rstrip("/")
     if tail and path != tail and path.endswith(tail):
         yield path.removesuffix(tail)
     elif resource == "/" and path != "/":
@@ -107,5 +107,5 @@ def _query(event: dict[str, Any]) -> str:
         for value in values if isinstance(values, list) else [values]:
             if not isinstance(value, str):
                 raise EventError("cannot read the API Gateway event: a query parameter is no string")
-            pairs.append(f"{quote(name, safe='')}={quote(value, safe='')}")
+            pairs.append(f"{escaped(name, '')}={escaped(value, '')}")
     return "&".join(pairs)

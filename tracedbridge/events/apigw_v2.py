@@ -7,10 +7,9 @@ Source: AWS, "Working with AWS Lambda proxy integrations for HTTP APIs", "Invoki
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from tracedbridge.errors import EventError
-from tracedbridge.events.aws import Told, context_of, encoded_body, object_of, request_of, text_of
+from tracedbridge.events.aws import Told, context_of, encoded_body, escaped, object_of, request_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +44,7 @@ def decode(event: Event, context: object) -> Request:
     if not method:
         raise EventError("cannot read the HTTP API event: its requestContext.http needs a string 'method'")
     if ".lambda-url." not in text_of(told, "domainName"):
-        path = quote(path, safe="/:@!$&'()*+,;=~-._%")
+        path = escaped(path)
     cookies = event.get("cookies")
     listed = [each for each in cookies if isinstance(each, str)] if isinstance(cookies, list) else None
     return request_of(
@@ -92,6 +91,6 @@ def _mounts(event: dict[str, Any], told: dict[str, Any], path: str) -> Iterator[
     for name, value in object_of(event, "pathParameters").items():
         if isinstance(value, str):
             route = route.replace(f"{{{name}+}}", value).replace(f"{{{name}}}", value)
-    tail = quote(route, safe="/:@!$&'()*+,;=~-._%").rstrip("/")
+    tail = escaped(route).rstrip("/")
     if tail and path != tail and path.endswith(tail):
         yield path.removesuffix(tail)

@@ -31,16 +31,17 @@ if TYPE_CHECKING:
     from tracedbridge.messages import Event, Headers, Response
 
 __all__ = (
-    "LAMBDA_MOST_BYTES", "Told", "body_of", "context_of", "encoded_body", "mount_of", "object_of", "request_of",
-    "text_of",
+    "LAMBDA_MOST_BYTES", "PATH_SAFE", "Told", "body_of", "context_of", "encoded_body", "escaped", "mount_of",
+    "object_of", "request_of", "text_of",
 )  # fmt: skip
 
 LAMBDA_MOST_BYTES = 6_291_556
 """Of a response, as JSON."""
 
-# What may stand in a path or query as it is, beside letters and digits; RFC 3986, 3.3 and 3.4.
-_PATH_SAFE = "/:@!$&'()*+,;=~-._"
-_QUERY_SAFE = _PATH_SAFE + "?"
+PATH_SAFE = "/:@!$&'()*+,;=~-._"
+"""What may stand in a path as it is, beside letters and digits; RFC 3986, 3.3."""
+
+_QUERY_SAFE = PATH_SAFE + "?"
 
 _TEXT_TYPES = frozenset(("application/json", "application/xml", "application/javascript", "image/svg+xml"))
 
@@ -92,12 +93,12 @@ def request_of(told: Told, event: Event, context: object) -> Request:
         EventError: The event's body is none.
     """
     method = checked_method(told.method)
-    path = told.path if is_target(told.path) and told.path != "*" else quote(told.path, safe=_PATH_SAFE + "%")
-    if not is_target(path):
+    path = told.path if is_target(told.path) else escaped(told.path)
+    if path[:1] != "/":
         raise BadRequestError(f"the path {quoted(told.path)} does not begin with a slash")
     query = told.query
     if not (query.isascii() and query.isprintable() and " " not in query and "#" not in query):
-        query = quote(query, safe=_QUERY_SAFE + "%")
+        query = escaped(query, _QUERY_SAFE + "%")
     body = body_of(event)
     headers = _headers(told, body)
     first = first_of_each(headers)
@@ -107,6 +108,19 @@ def request_of(told: Told, event: Event, context: object) -> Request:
     request.mount = mount_of(path, (_base_path(), *told.mounts))
     request.extras = {"aws.event": event, "aws.context": context}
     return request
+
+
+def escaped(text: str, safe: str = PATH_SAFE + "%") -> str:
+    """
+    Return a part of a URL with each character percent-encoded that is not ``safe``.
+
+    Raises:
+        BadRequestError: No client can have sent it.
+    """
+    try:
+        return quote(text, safe=safe)
+    except UnicodeEncodeError:
+        raise BadRequestError(f"the address has lone surrogates: {quoted(text)}") from None
 
 
 def body_of(event: Mapping[str, Any]) -> bytes:
@@ -140,7 +154,8 @@ def mount_of(path: str, candidates: Sequence[str]) -> str:
     """
     whole = unquote_to_bytes(path)
     for candidate in candidates:
-        prefix = unquote_to_bytes(candidate.rstrip("/"))
+        # An API's own names may be any text.
+        prefix = unquote_to_bytes(candidate.rstrip("/").encode(errors="replace"))
         if prefix and (whole == prefix or whole.startswith(prefix + b"/")):
             # As many segments of the path, as they are written there.
             return "/".join(path.split("/")[: prefix.count(b"/") + 1])

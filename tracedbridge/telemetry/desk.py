@@ -124,6 +124,15 @@ class Desk:
         threading.Thread(target=self._flush, args=(teller, watch), name="tracedbridge-alarm", daemon=True).start()
 
     @harmless
+    def before_snapshot(self) -> None:
+        """Tell and export all there is."""
+        self._middleware.story.end()
+        if (teller := self._arm()) is not None:
+            self._tell_all(teller)
+            # Nobody waits for it, and what is not sent now never is.
+            teller.flush(max(self._settings.flush_timeout_ms, _LAST_BUDGET_MS))
+
+    @harmless
     def restored(self) -> None:
         """
         Begin anew after a snapshot was restored: ids, instance, connections, and a cold start that is the restore.
@@ -162,9 +171,9 @@ class Desk:
         finally:
             self._stopped(begun_wall_ns, time.monotonic_ns() - begun_ns, error)
 
-    def close(self) -> None:
-        """Send what is left, and have what was changed put back."""
-        self._send_rest()
+    def close(self, within_s: float | None) -> None:
+        """Send what is left, for at most so long if that is told, and have what was changed put back."""
+        self._send_rest(within_s)
         self._middleware.put_back()
 
     @harmless
@@ -225,14 +234,22 @@ class Desk:
             teller.tell_shutdown(self._middleware.story, begun_wall_ns, took_ns, error)
 
     @harmless
-    def _send_rest(self) -> None:
+    def _send_rest(self, within_s: float | None) -> None:
+        begun_s = time.monotonic()
         # Whatever came of it, nothing of the interpreter stays patched.
         self._middleware.story.end()
         stop_boot(self._middleware.story.boot)
-        self._outbox.close()
+        self._outbox.close(within_s)
         teller = self._arm()
         if teller is None:
             return
+        self._tell_all(teller)
+        budget_ms = self._settings.flush_timeout_ms or _LAST_BUDGET_MS
+        if within_s is not None:
+            budget_ms = min(budget_ms, max(within_s - (time.monotonic() - begun_s), 0.0) * 1e3)
+        teller.close(budget_ms)
+
+    def _tell_all(self, teller: Teller) -> None:
         with self._telling:
             for watch in self._outbox.take():
                 teller.tell(watch)
@@ -240,7 +257,6 @@ class Desk:
                 # No event has come: what the app did until then would have no root.
                 story.unasked()
                 teller.tell_unasked(story)
-        teller.close(self._settings.flush_timeout_ms or _LAST_BUDGET_MS)
 
     def _start_over(self, *, forked: bool = False) -> None:
         self._outbox.forget()

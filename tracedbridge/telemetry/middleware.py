@@ -371,6 +371,10 @@ class Middleware:
         """Tell and export what waits, now: the caller has taken the response."""
         self.desk.settle()
 
+    def before_snapshot(self) -> None:
+        """Tell and export all there is, the cold start included."""
+        self.desk.before_snapshot()
+
     def restored(self) -> None:
         """Begin anew after a snapshot was restored."""
         self.desk.restored()
@@ -431,9 +435,9 @@ class Middleware:
         """Watch lifespan shutdown, where there was a startup."""
         return self.desk.stopping()
 
-    def close(self) -> None:
+    def close(self, within_s: float | None = None) -> None:
         """Send what is left, and put back what was changed."""
-        self.desk.close()
+        self.desk.close(within_s)
 
     # The hooks of a load.
 

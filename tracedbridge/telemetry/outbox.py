@@ -95,13 +95,13 @@ class Outbox:
         self._end()
         self._begin()
 
-    def close(self) -> None:
-        """End the thread, once it is done with what it does."""
+    def close(self, within_s: float | None = None) -> None:
+        """End the thread, once it is done with what it does; that is waited for, for a second or less."""
         self._end()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             # It is a daemon, and waits for nobody but the export, which has a budget.
-            thread.join(_LONGEST_S)
+            thread.join(_LONGEST_S if within_s is None else min(within_s, _LONGEST_S))
 
     def _end(self) -> None:
         self._closing.set()
