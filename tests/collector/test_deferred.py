@@ -281,7 +281,9 @@ def _check_points(chosen: Chosen, chosen_in: int) -> None:
 
 # Answers events, and ends in the way that its first argument names.
 _DRIVER = """
-import json, os, signal, sys, threading
+import faulthandler, json, os, signal, sys, threading, time
+# Whoever hangs says where, and ends, before he is killed.
+faulthandler.dump_traceback_later(float(os.environ["HANGS_AFTER_S"]), exit=True)
 events = json.load(sys.stdin)
 from tracedbridge import vc_handler
 
@@ -326,7 +328,9 @@ def raising():
 def terminated():
     answer(events[0])
     os.kill(os.getpid(), signal.SIGTERM)
-    signal.pause()
+    # Not signal.pause(): a thread of ours may be the one to get it, and the main thread hears of it at its next step.
+    while True:
+        time.sleep(0.01)
 
 globals()[sys.argv[1]]()
 """
@@ -343,6 +347,7 @@ def drive(way: str, app: str, events: list[dict[str, str]], collector: Collector
             **kept,
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [kept.get("PYTHONPATH")])]),
             "TRACEDBRIDGE_APP": f"{app}.py",
+            "HANGS_AFTER_S": str(TIMEOUT_S - 10.0),
             **environ_for(collector, **mode),
         },
         input=json.dumps(events),
