@@ -42,6 +42,9 @@ class Asked:
         self.headers = [("Host", "shop.example"), ("X-Forwarded-For", "198.51.100.1, 203.0.113.7"), *(headers or [])]
         self.stage, self.key = stage, key
 
+    def __repr__(self) -> str:
+        return f"Asked({vars(self)})"
+
     @property
     def mount(self) -> str:
         """What stands before the app's path."""
@@ -123,7 +126,9 @@ def _v2(kind: str, asked: Asked) -> dict[str, Any]:
         },
         **_body(asked),
     }
-    if asked.key:
+    if asked.key and asked.path == "/":
+        event |= {"routeKey": "ANY /"}
+    elif asked.key:
         event |= {"routeKey": "ANY /{proxy+}", "pathParameters": {"proxy": unquote(asked.path[1:])}}
     if not asked.body:
         del event["body"]

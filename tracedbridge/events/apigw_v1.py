@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from tracedbridge.errors import EventError
-from tracedbridge.events.aws import PATH_SAFE, Told, context_of, encoded_body, escaped, object_of, request_of, text_of
+from tracedbridge.events.aws import (
+    PATH_SAFE,
+    Told,
+    context_of,
+    encoded_body,
+    escaped,
+    mapped_key,
+    object_of,
+    request_of,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,16 +96,7 @@ def _mounts(event: dict[str, Any], told: dict[str, Any], path: str) -> Iterator[
     stage = text_of(told, "stage")
     if _is_without_stage(told, path):
         yield f"/{stage}"
-    # With a custom domain the path begins with the key that the domain maps: it is what the route does not explain.
-    resource = text_of(event, "resource")
-    for name, value in object_of(event, "pathParameters").items():
-        if isinstance(value, str):
-            resource = resource.replace(f"{{{name}+}}", value).replace(f"{{{name}}}", value)
-    tail = escaped(resource).rstrip("/")
-    if tail and path != tail and path.endswith(tail):
-        yield path.removesuffix(tail)
-    elif resource == "/" and path != "/":
-        yield path
+    yield mapped_key(path, text_of(event, "resource"), object_of(event, "pathParameters"))
 
 
 def _query(event: dict[str, Any]) -> str:

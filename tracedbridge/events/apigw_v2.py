@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tracedbridge.errors import EventError
-from tracedbridge.events.aws import Told, context_of, encoded_body, escaped, object_of, request_of, text_of
+from tracedbridge.events.aws import Told, context_of, encoded_body, escaped, mapped_key, object_of, request_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,13 +84,5 @@ def _mounts(event: dict[str, Any], told: dict[str, Any], path: str) -> Iterator[
     stage = text_of(told, "stage")
     if stage and stage != "$default":
         yield f"/{stage}"
-    # "ANY /{proxy+}": what the route does not explain is the key that a custom domain maps.
-    route = text_of(event, "routeKey").partition(" ")[2]
-    if not route:
-        return
-    for name, value in object_of(event, "pathParameters").items():
-        if isinstance(value, str):
-            route = route.replace(f"{{{name}+}}", value).replace(f"{{{name}}}", value)
-    tail = escaped(route).rstrip("/")
-    if tail and path != tail and path.endswith(tail):
-        yield path.removesuffix(tail)
+    # "ANY /{proxy+}"
+    yield mapped_key(path, text_of(event, "routeKey").partition(" ")[2], object_of(event, "pathParameters"))

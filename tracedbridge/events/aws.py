@@ -11,7 +11,7 @@ import base64
 import os
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from tracedbridge.errors import AppProtocolError, BadRequestError, EventError
 from tracedbridge.events.checks import (
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from tracedbridge.messages import Event, Headers, Response
 
 __all__ = (
-    "LAMBDA_MOST_BYTES", "PATH_SAFE", "Told", "body_of", "context_of", "encoded_body", "escaped", "mount_of",
-    "object_of", "request_of", "text_of",
+    "LAMBDA_MOST_BYTES", "PATH_SAFE", "Told", "body_of", "context_of", "encoded_body", "escaped", "mapped_key",
+    "mount_of", "object_of", "request_of", "text_of",
 )  # fmt: skip
 
 LAMBDA_MOST_BYTES = 6_291_556
@@ -159,6 +159,28 @@ def mount_of(path: str, candidates: Sequence[str]) -> str:
         if prefix and (whole == prefix or whole.startswith(prefix + b"/")):
             # As many segments of the path, as they are written there.
             return "/".join(path.split("/")[: prefix.count(b"/") + 1])
+    return ""
+
+
+def mapped_key(path: str, route: str, parameters: Mapping[str, Any]) -> str:
+    """
+    Return what a custom domain maps to an API, with which the path then begins: what the route does not explain of it.
+
+    Args:
+        path: Percent-encoded.
+        route: Of an API's routes the one that was taken, as ``/items/{id}/{proxy+}``; empty if it names no path.
+        parameters: What stands for the names in it.
+    """
+    if not route.startswith("/"):
+        return ""
+    for name, value in parameters.items():
+        if isinstance(value, str):
+            route = route.replace(f"{{{name}+}}", value).replace(f"{{{name}}}", value)
+    # What comes encoded may be encoded in another way; a slash at the end may not come with the parameter.
+    whole = unquote(path).rstrip("/")
+    for tail in (route.rstrip("/"), unquote(route).rstrip("/")):
+        if whole.endswith(tail):
+            return escaped(whole.removesuffix(tail), PATH_SAFE)
     return ""
 
 
