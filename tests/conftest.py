@@ -7,8 +7,8 @@ import os
 # Set by tests/matrix.py for the copy without telemetry/; these import it, or what can only be tested with it.
 collect_ignore = (
     [
-        "building/test_build.py", "collector", "instrumented", "telemetry", "test_otlp.py", "test_receiver.py",
-        "test_vercel_examples.py", "test_waterfall.py",
+        "aws", "building/test_build.py", "collector", "instrumented", "telemetry", "test_aws_examples.py",
+        "test_otlp.py", "test_receiver.py", "test_vercel_examples.py", "test_waterfall.py",
     ]
     if os.environ.get("TRACEDBRIDGE_TEST_BARE")
     else []

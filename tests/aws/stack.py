@@ -54,7 +54,9 @@ class Stack:
             cwd=folder, env={**os.environ, "GATEWAY_PORT": str(self.port)}, stdin=subprocess.DEVNULL,
             stdout=self._output, stderr=self._output,
         )  # fmt: skip
+        # By which host, and what before the path; or before the path only.
         self.hosts: dict[str, tuple[str, str]] = {}
+        self.prefixes: dict[str, str] = {}
         try:
             self._wait()
             self._make(app)
@@ -62,9 +64,14 @@ class Stack:
             self.close()
             raise
 
-    def ask(self, way: str, method: str, target: str, headers: list[tuple[str, str]], body: bytes) -> Reply:
-        """Send a request that way, as it is."""
-        host, prefix = self.hosts[way]
+    def ask(
+        self, way: str, method: str, target: str, headers: list[tuple[str, str]], body: bytes, *, host: str = ""
+    ) -> Reply:
+        """Send a request that way, as it is; to ``host`` instead of the way's own."""
+        if host:
+            prefix = self.prefixes[way]
+        else:
+            host, prefix = self.hosts[way]
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=3 * HANG_S)
         try:
             connection.putrequest(method, prefix + target, skip_host=True, skip_accept_encoding=True)
@@ -126,7 +133,11 @@ class Stack:
             Timeout=30, Environment={"Variables": {"TRACEDBRIDGE_TELEMETRY": "off"}},
         )["FunctionArn"]  # fmt: skip
         url = functions.create_function_url_config(FunctionName="shop", AuthType="NONE")["FunctionUrl"]
-        self.hosts["function url"] = (url.removeprefix("https://").rstrip("/"), "")
+        host = url.removeprefix("https://").rstrip("/")
+        self.hosts["function url"], self.prefixes["function url"] = (
+            (host, ""),
+            f"/_aws/lambda-url/{host.partition('.')[0]}",
+        )
         self._make_http_api(arn)
         self._make_rest_api(arn)
         for way in WAYS[3:]:
@@ -141,6 +152,7 @@ class Stack:
         apis.create_route(ApiId=api, RouteKey="$default", Target=f"integrations/{made['IntegrationId']}")
         apis.create_stage(ApiId=api, StageName="$default", AutoDeploy=True)
         self.hosts["http api"] = (f"{api}.execute-api.localhost:{self.port}", "")
+        self.prefixes["http api"] = f"/_aws/execute-api/{api}/$default"
 
     def _make_rest_api(self, arn: str) -> None:
         apis = self._client("apigateway")
@@ -156,6 +168,7 @@ class Stack:
             )  # fmt: skip
         apis.create_deployment(restApiId=api, stageName="prod")
         self.hosts["rest api"] = (f"{api}.execute-api.localhost:{self.port}", "/prod")
+        self.prefixes["rest api"] = f"/_aws/execute-api/{api}/prod"
 
     def _make_balancer(self, way: str, arn: str) -> None:
         balancers = self._client("elbv2")
@@ -171,4 +184,4 @@ class Stack:
             LoadBalancerArn=made["LoadBalancerArn"], Protocol="HTTP", Port=80,
             DefaultActions=[{"Type": "forward", "TargetGroupArn": group}],
         )  # fmt: skip
-        self.hosts[way] = (made["DNSName"], "")
+        self.hosts[way], self.prefixes[way] = (made["DNSName"], ""), f"/_alb/{name}"

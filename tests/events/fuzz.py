@@ -58,7 +58,7 @@ def bridges() -> tuple[Callable[[Any, object], Any], ...]:
 
     def wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         assert all(isinstance(value, str) for name, value in environ.items() if name.isupper())
-        assert (environ["SCRIPT_NAME"] + environ["PATH_INFO"]).startswith(("/", "*"))
+        assert (environ["SCRIPT_NAME"] + environ["PATH_INFO"]).startswith("/") or environ["RAW_URI"] == "*"
         start_response("200 OK", [("Content-Type", "application/octet-stream")])
         return [environ["wsgi.input"].read()]
 

@@ -6,7 +6,7 @@ import base64
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-__all__ = ("KINDS", "Asked", "event_of")
+__all__ = ("ASKED", "KINDS", "Asked", "event_of")
 
 KINDS = ("rest", "http 1.0", "http 2.0", "function url", "alb", "alb multi")
 """Who can ask a function over HTTP."""
@@ -39,8 +39,16 @@ class Asked:
             key: What a custom domain maps to the API, before the path.
         """
         self.method, self.path, self.query, self.body = method, path, query, body
-        self.headers = [("Host", "shop.example"), ("X-Forwarded-For", "198.51.100.1, 203.0.113.7"), *(headers or [])]
+        self.own_headers = headers or []
+        self.headers = [
+            ("Host", "shop.example"), ("X-Forwarded-For", "198.51.100.1, 203.0.113.7"), *self.own_headers
+        ]  # fmt: skip
         self.stage, self.key = stage, key
+
+    @property
+    def target(self) -> str:
+        """Path and query, as sent."""
+        return f"{self.path}?{self.query}" if self.query else self.path
 
     def __repr__(self) -> str:
         return f"Asked({vars(self)})"
@@ -49,6 +57,32 @@ class Asked:
     def mount(self) -> str:
         """What stands before the app's path."""
         return f"/{self.key or self.stage}" if self.key or self.stage else ""
+
+
+_FORM = ("content-type", "application/x-www-form-urlencoded")
+ASKED = {
+    "plain": Asked(path="/items/7"),
+    "root": Asked(),
+    "space": Asked(path="/a%20b"),
+    "percent": Asked(path="/100%25/x"),
+    "encoded slash": Asked(path="/a%2Fb/c"),
+    "unicode": Asked(path="/caf%C3%A9/%F0%9F%90%8D"),
+    "plus": Asked(path="/a+b", query="c=d+e"),
+    "repeated keys": Asked(query="a=1&a=2&b=3"),
+    "encoded query": Asked(query="a=%26%3D%2B&caf%C3%A9=1"),
+    "empty value": Asked(query="a=&b=1"),
+    "cookies": Asked(headers=[("cookie", "a=1; b=2")]),
+    "headers": Asked(headers=[("x-one", "1"), ("X-Mixed-Case", "Two")]),
+    "repeated headers": Asked(headers=[("x-one", "1"), ("x-one", "2")]),
+    "text": Asked("POST", headers=[("content-type", "text/plain")], body="caf\u00e9".encode()),
+    "json": Asked("PUT", "/x", headers=[("content-type", "application/json")], body=b'{"a": 1}'),
+    "form": Asked("POST", headers=[_FORM], body=b"a=1&b=x+y"),
+    "empty form": Asked("POST", headers=[_FORM]),
+    "binary": Asked("POST", headers=[("content-type", "application/octet-stream")], body=bytes(range(256))),
+    "delete": Asked("DELETE", "/items/7"),
+    "created": Asked("POST", query="created=1", headers=[("content-type", "text/plain")], body=b"x"),
+}
+"""Requests in which something goes wrong easily, by what that is."""
 
 
 def event_of(kind: str, asked: Asked) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.events.fuzz import bridges, check, seeds
 from tests.events.lambda_events import KINDS, Asked, event_of
 from tests.support import Receive, Scope, Send, no_lifespan, respond, serve
 from tracedbridge import EventError
@@ -382,6 +383,12 @@ def test_any_json(data: st.DataObject, kind: str) -> None:
         except EventError:
             return
         assert json.loads(json.dumps(told))["statusCode"] in (200, 400, 500)
+
+
+@pytest.mark.parametrize("event", seeds())
+def test_what_a_fuzzer_has_kept(event: Any) -> None:
+    """An hour of `tests.events.fuzz`: no event leads to anything but an answer or a named error."""
+    check(event, bridges())
 
 
 def test_the_order_does_not_matter() -> None:
