@@ -10,7 +10,7 @@ import pytest
 
 from tracedbridge.serving import front
 from tracedbridge.serving.front import Front, Served
-from tracedbridge.serving.fronts import vercel_event
+from tracedbridge.serving.fronts import FRONTS
 from tracedbridge.serving.instances import Answered, ClosedError
 from tracedbridge.serving.listening import HEADERS, TARGET
 
@@ -55,7 +55,7 @@ class Response:
     def __init__(self, instances: Instances, **environ: Any) -> None:
         """Ask a front for ``/``."""
         self.served: list[Served] = []
-        asked = Front(instances, vercel_event, self.served.append, before=lambda: None)  # type: ignore[arg-type]
+        asked = Front(instances, FRONTS["vercel"], self.served.append, before=lambda: None)  # type: ignore[arg-type]
         self.status = ""
         self.headers: dict[str, str] = {}
         chunks = asked({**ENVIRON, "wsgi.input": io.BytesIO(), **environ}, self._start)

@@ -101,15 +101,18 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         help=f"of the viewer's page and its OTLP endpoint; the next free one if taken ({DEFAULT_PORT})",
     )
     parser.add_argument("--cold", action="store_true", help="a new process for each request")
-    parser.add_argument("--platform", metavar="NAME", default="vercel", help="whose events the app gets: vercel")
+    parser.add_argument(
+        "--platform",
+        metavar="NAME",
+        default="vercel",
+        help="whose events the app gets: vercel (default), or aws: those of a Function URL",
+    )
     parser.add_argument("--save", metavar="FILE", type=Path, help="append what comes to a file, as OTLP JSON lines")
     parser.add_argument("--ui-dir", metavar="DIR", type=Path, help="a built Jaeger UI, served below /jaeger/")
     parser.add_argument("--host", metavar="ADDRESS", default=HOST, help=f"where the app listens ({HOST})")
     options = parser.parse_args(arguments)
     if not options.app.strip():
         parser.error("APP is empty: name a file or a module")
-    if options.platform == "aws":
-        parser.error("--platform aws: this version writes no events of AWS yet; leave it out for Vercel's")
     if options.platform not in FRONTS:
         parser.error(f"--platform {options.platform!r}: expected one of {', '.join(FRONTS)}")
     return options

@@ -6,10 +6,9 @@ A WSGI app for `tracedbridge.serving.listening.Listener`, which hands over the r
 
 from __future__ import annotations
 
-import base64
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.wrappers import Request
@@ -18,9 +17,10 @@ from tracedbridge.serving.instances import ClosedError
 from tracedbridge.serving.listening import HEADERS, TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from wsgiref.types import StartResponse, WSGIEnvironment
 
+    from tracedbridge.serving.fronts import Dialect
     from tracedbridge.serving.instances import Answered, Instances
 
 __all__ = ("Front", "Served")
@@ -65,7 +65,7 @@ class Front:
     def __init__(
         self,
         instances: Instances,
-        write_event: Callable[[str, str, Mapping[str, Sequence[str]], bytes | None, str], Any],
+        dialect: Dialect,
         told: Callable[[Served], object],
         *,
         before: Callable[[], object],
@@ -73,12 +73,12 @@ class Front:
         """
         Args:
             instances: Of the function.
-            write_event: One of `tracedbridge.serving.fronts.FRONTS`.
+            dialect: One of `tracedbridge.serving.fronts.FRONTS`.
             told: Called after each answer, once its telemetry has been exported.
             before: Called before each event.
         """
         self._instances = instances
-        self._write_event = write_event
+        self._dialect = dialect
         self._told = told
         self._before = before
 
@@ -91,7 +91,7 @@ class Front:
             return _plain(start_response, 413, f"cannot take the body: it has more than {_MAX_BODY_BYTES} bytes")
         except (ClientDisconnected, OSError) as error:
             return _plain(start_response, 400, f"could not read the body: {error}")
-        event = self._write_event(method, target, _headers(environ, body), body, environ["REMOTE_ADDR"])
+        event = self._dialect.write_event(method, target, _headers(environ, body), body, environ["REMOTE_ADDR"])
         self._before()
         begun_ns = time.monotonic_ns()
         try:
@@ -103,7 +103,8 @@ class Front:
         took_ns = time.monotonic_ns() - begun_ns - answered.waited_ns
         answer, failure = answered.answer, answered.failure
         status = 502 if answer is None else int(answer["statusCode"])
-        trace_id = _trace_id_of(answer)
+        headers, data = ([], b"") if answer is None else self._dialect.read_answer(answer)
+        trace_id = _trace_id_of(headers)
         served = Served(method, target, status, took_ns, answered.waited_ns, answered.is_cold, trace_id, failure)
         if answer is None:
             # A traceback tells much of a machine: to those on it.
@@ -111,7 +112,7 @@ class Front:
             text = failure if is_ours else "the function gave no answer; the server's console says why"
             chunks = _plain(start_response, status, text, method)
         else:
-            chunks = _answer(start_response, answer, status, method)
+            chunks = _answer(start_response, headers, data, status, method)
         return _Sent(chunks, answered, lambda: self._told(served))
 
 
@@ -170,19 +171,17 @@ def _headers(environ: WSGIEnvironment, body: bytes | None) -> dict[str, list[str
     return headers
 
 
-def _trace_id_of(answer: dict[str, Any] | None) -> str:
+def _trace_id_of(headers: Iterable[tuple[str, str]]) -> str:
     """Return the trace of an answer, as its ``traceresponse`` says."""
-    told = [] if answer is None else answer["headers"].get("traceresponse", [])
-    parts = told[0].split("-") if told else []
+    parts = next((value for name, value in headers if name == "traceresponse"), "").split("-")
     return parts[1] if len(parts) == 4 else ""
 
 
-def _answer(start_response: StartResponse, answer: dict[str, Any], status: int, method: str) -> list[bytes]:
-    body = answer.get("body", "").encode()
-    if answer.get("encoding") == "base64":
-        body = base64.b64decode(body)
-    headers = [(name, value) for name, values in answer["headers"].items() for value in values]
-    if "content-length" not in answer["headers"] and status not in _BODYLESS and status >= 200 and method != "HEAD":
+def _answer(
+    start_response: StartResponse, headers: list[tuple[str, str]], body: bytes, status: int, method: str
+) -> list[bytes]:
+    told_length = any(name == "content-length" for name, _ in headers)
+    if not told_length and status not in _BODYLESS and status >= 200 and method != "HEAD":
         headers.append(("content-length", str(len(body))))
     start_response(f"{status} {_phrase(status)}", headers)
     return [body]
