@@ -154,15 +154,24 @@ class Contender(NamedTuple):
     needs: str = ""
 
 
-def _tracedbridge(app: Any, kind: Any, headers: dict[str, str] = HEADERS) -> Callable[[], Running]:
+def _tracedbridge(
+    app: Any,
+    kind: Any,
+    headers: dict[str, str] = HEADERS,
+    event_of: Callable[[dict[str, str]], dict[str, Any]] = vercel_event,
+) -> Callable[[], Running]:
     def make() -> Running:
         from tracedbridge import create_bridge
 
         bridge = create_bridge(app, kind=kind)
-        event = vercel_event(headers)
+        event = event_of(headers)
         return Running(lambda: bridge(event, None), bridge.close, bridge.settle)
 
     return make
+
+
+def _by_v2(app: Any, kind: Any) -> Callable[[], Running]:
+    return _tracedbridge(app, kind, HEADERS, apigw_event)
 
 
 def _mangum(headers: dict[str, str]) -> Callable[[], Running]:
@@ -202,7 +211,7 @@ def _vercel_runtime() -> Running:
 
 
 class Instrumented(NamedTuple):
-    """An ASGI app with the SDK and contrib around it."""
+    """An app with the SDK and contrib around it."""
 
     app: Any
     # Sends what waits, now.
@@ -210,12 +219,18 @@ class Instrumented(NamedTuple):
     close: Callable[[], None]
 
 
-def _with_sdk() -> Instrumented:
-    """
-    Return the app with all that the SDK and contrib offer for the same three signals.
+class Sdk(NamedTuple):
+    """The SDK, set up for three signals."""
 
-    The log record goes straight to the SDK's logger: what a logging handler would add is not counted.
-    """
+    tracers: Any
+    meters: Any
+    # Writes the record of an invocation, straight to the SDK's logger: what a logging handler would add is not counted.
+    log: Callable[[str, str], None]
+    settle: Callable[[], None]
+    close: Callable[[], None]
+
+
+def _sdk() -> Sdk:
     import math
 
     from opentelemetry import trace
@@ -223,7 +238,6 @@ def _with_sdk() -> Instrumented:
     from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
     from opentelemetry.sdk._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
     from opentelemetry.sdk.metrics import MeterProvider
@@ -240,8 +254,7 @@ def _with_sdk() -> Instrumented:
     trace.set_tracer_provider(tracers)
     logger = loggers.get_logger("bench")
 
-    async def logging_app(scope: Any, receive: Any, send: Any) -> None:
-        await asgi_app(scope, receive, send)
+    def log(method: str, path: str) -> None:
         logger.emit(
             LogRecord(
                 timestamp=time.time_ns(),
@@ -249,7 +262,7 @@ def _with_sdk() -> Instrumented:
                 severity_text="INFO",
                 severity_number=SeverityNumber.INFO,
                 body="invocation",
-                attributes={"method": scope["method"], "path": scope["path"], "status": 200},
+                attributes={"method": method, "path": path, "status": 200},
             )
         )
 
@@ -264,8 +277,38 @@ def _with_sdk() -> Instrumented:
         for provider in (tracers, meters, loggers):
             provider.shutdown()
 
-    app: Any = OpenTelemetryMiddleware(logging_app, tracer_provider=tracers, meter_provider=meters)
-    return Instrumented(app, settle, close)
+    return Sdk(tracers, meters, log, settle, close)
+
+
+def _with_sdk() -> Instrumented:
+    """Return the ASGI app with all that the SDK and contrib offer for the same three signals."""
+    from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+
+    sdk = _sdk()
+
+    async def logging_app(scope: Any, receive: Any, send: Any) -> None:
+        await asgi_app(scope, receive, send)
+        sdk.log(scope["method"], scope["path"])
+
+    app: Any = OpenTelemetryMiddleware(logging_app, tracer_provider=sdk.tracers, meter_provider=sdk.meters)
+    return Instrumented(app, sdk.settle, sdk.close)
+
+
+def _apig_wsgi_with_sdk() -> Running:
+    """The same for the WSGI app, unflushed."""
+    from apig_wsgi import make_lambda_handler
+    from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware
+
+    sdk = _sdk()
+
+    def logging_app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        chunks = wsgi_app(environ, start_response)
+        sdk.log(environ["REQUEST_METHOD"], environ["PATH_INFO"])
+        return chunks
+
+    app: Any = OpenTelemetryMiddleware(logging_app, tracer_provider=sdk.tracers, meter_provider=sdk.meters)
+    handler = make_lambda_handler(app)
+    return Running(lambda: handler(APIGW_EVENT, None), sdk.close, sdk.settle)
 
 
 def _mangum_with_sdk(*, flushed: bool) -> Callable[[], Running]:
@@ -409,6 +452,16 @@ CONTENDERS = {
     "asgi-after-none": Contender(
         "tracedbridge, ASGI, after the response, no exporters", _tracedbridge(asgi_app, "asgi"), _AFTER | _NONE
     ),
+    "asgi-v2-off": Contender("tracedbridge, ASGI, payload 2.0, telemetry off", _by_v2(asgi_app, "asgi"), _OFF),
+    "wsgi-v2-off": Contender("tracedbridge, WSGI, payload 2.0, telemetry off", _by_v2(wsgi_app, "wsgi"), _OFF),
+    "asgi-v2-rendered": Contender("tracedbridge, ASGI, payload 2.0, rendered", _by_v2(asgi_app, "asgi"), _RENDERED),
+    "wsgi-v2-rendered": Contender("tracedbridge, WSGI, payload 2.0, rendered", _by_v2(wsgi_app, "wsgi"), _RENDERED),
+    "asgi-v2-after": Contender(
+        "tracedbridge, ASGI, payload 2.0, exported after the response", _by_v2(asgi_app, "asgi"), _AFTER
+    ),
+    "wsgi-v2-after": Contender(
+        "tracedbridge, WSGI, payload 2.0, exported after the response", _by_v2(wsgi_app, "wsgi"), _AFTER
+    ),
     "mangum": Contender('Mangum(lifespan="off")', _mangum(HEADERS), {}, "mangum"),
     "mangum-few": Contender('Mangum(lifespan="off"), four headers', _mangum(FEW_HEADERS), {}, "mangum"),
     "mangum-browser": Contender('Mangum(lifespan="off"), a browser\'s headers', _mangum(BROWSER_HEADERS), {}, "mangum"),
@@ -421,6 +474,9 @@ CONTENDERS = {
     ),
     "mangum-exported": Contender(
         "Mangum, SDK, contrib middleware, force-flushed", _mangum_with_sdk(flushed=True), _SDK, "mangum"
+    ),
+    "apig-wsgi-rendered": Contender(
+        "apig-wsgi, SDK, contrib middleware, unflushed", _apig_wsgi_with_sdk, _SDK, "apig_wsgi"
     ),
     "served": Contender("no instrumentation, called as a server does", _served(_plain), {}),
     "served-ours": Contender("tracedbridge.instrument, called as a server does", _served(_ours_around_it), {}),

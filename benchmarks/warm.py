@@ -76,6 +76,13 @@ class Found(NamedTuple):
 ROWS = (
     Row("asgi-off", "mangum", 1.35, 300),
     Row("wsgi-off", "apig-wsgi", 1.5, 300),
+    # Without bounds: with the peers' own event, which is parsed already.
+    Row("asgi-v2-off", "mangum", None, 300),
+    Row("wsgi-v2-off", "apig-wsgi", None, 300),
+    Row("asgi-v2-rendered", "mangum-rendered", None, 50, signals=True),
+    Row("wsgi-v2-rendered", "apig-wsgi-rendered", None, 50, signals=True),
+    Row("asgi-v2-after", "mangum-rendered", None, 50, signals=True, settles=True),
+    Row("wsgi-v2-after", "apig-wsgi-rendered", None, 50, signals=True, settles=True),
     # Without bounds: what the number of headers does to the two rows above.
     Row("asgi-off-browser", "mangum-browser", None, 300),
     Row("wsgi-off-browser", "apig-wsgi-browser", None, 300),

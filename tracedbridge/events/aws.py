@@ -22,12 +22,15 @@ from tracedbridge.events.checks import (
     is_target,
     origin_of,
     quoted,
+    trimmed,
 )
+from tracedbridge.headers import layout_of
 from tracedbridge.messages import Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tracedbridge.headers import Layout
     from tracedbridge.messages import Event, Headers, Response
 
 __all__ = (
@@ -43,6 +46,10 @@ PATH_SAFE = "/:@!$&'()*+,;=~-._"
 
 _QUERY_SAFE = PATH_SAFE + "?"
 
+# RFC 3986, 2.3.
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_UNRESERVED_OR_SLASH = _UNRESERVED | {"/"}
+
 _TEXT_TYPES = frozenset(("application/json", "application/xml", "application/javascript", "image/svg+xml"))
 
 # They speak of the connection to the edge: the body is whole here, and as long as it is.
@@ -57,7 +64,7 @@ class Told(NamedTuple):
     path: str
     query: str
     # Name → string or list of strings.
-    headers: Mapping[str, Any]
+    headers: dict[str, Any]
     cookies: Sequence[str] | None
     client: str | None
     protocol: str
@@ -100,12 +107,23 @@ def request_of(told: Told, event: Event, context: object) -> Request:
     if not (query.isascii() and query.isprintable() and " " not in query and "#" not in query):
         query = escaped(query, _QUERY_SAFE + "%")
     body = body_of(event)
-    headers = _headers(told, body)
-    first = first_of_each(headers)
-    scheme, host, port = origin_of(first.get("host") or told.domain, first.get("x-forwarded-proto"))
     version = "1.0" if told.protocol == "HTTP/1.0" else "1.1"
-    request = Request(method, path, query, headers, body, scheme, host, port, told.client or None, version)
-    request.mount = mount_of(path, (_base_path(), *told.mounts))
+    layout, values = _laid_out(told, body)
+    if layout is not None and values is not None:
+        headers = None
+        places = layout.places
+        proto = values[places["x-forwarded-proto"]] if "x-forwarded-proto" in places else None
+        scheme, host, port = origin_of(values[places["host"]] or told.domain, proto)
+    else:
+        headers, layout, values = _headers(told, body), None, None
+        first = first_of_each(headers)
+        scheme, host, port = origin_of(first.get("host") or told.domain, first.get("x-forwarded-proto"))
+    request = Request(
+        method, path, query, headers, body, scheme, host, port, told.client or None, version, layout, values
+    )
+    mounts = [mount for mount in (_base_path(), *told.mounts) if mount]
+    if mounts:
+        request.mount = mount_of(path, mounts)
     request.extras = {"aws.event": event, "aws.context": context}
     return request
 
@@ -117,6 +135,9 @@ def escaped(text: str, safe: str = PATH_SAFE + "%") -> str:
     Raises:
         BadRequestError: No client can have sent it.
     """
+    if (_UNRESERVED_OR_SLASH if "/" in safe else _UNRESERVED).issuperset(text):
+        # Nearly always; and a quoter takes as long as much else that is done here.
+        return text
     try:
         return quote(text, safe=safe)
     except UnicodeEncodeError:
@@ -208,6 +229,35 @@ def encoded_body(response: Response, most_bytes: int = LAMBDA_MOST_BYTES) -> dic
     if size > most_bytes:
         raise AppProtocolError(f"the app's body takes {size} bytes in the answer, and {most_bytes} are passed on")
     return {"body": told, "isBase64Encoded": is_binary}
+
+
+def _laid_out(told: Told, body: bytes) -> tuple[Layout | None, list[str] | None]:
+    """Return the headers as names and values; None where one of them needs a closer look, as `_headers` takes it."""
+    given: dict[str, Any] = told.headers
+    if told.cookies:
+        given = {**given, "cookie": "; ".join(told.cookies)}
+    if body and "content-length" not in given:
+        given = {**given, "content-length": str(len(body))}
+    layout = layout_of(tuple(given))
+    if layout is None or "host" not in layout.places or "transfer-encoding" in layout.places:
+        return None, None
+    try:
+        # In C, and all at once: joined, they are what each of them is.
+        joined = "".join(given.values())
+    except TypeError:
+        try:
+            given = {name: value for name, (value,) in given.items()}
+            joined = "".join(given.values())
+        except (TypeError, ValueError):
+            # One that is there twice, or is no string.
+            return None, None
+    if not (joined.isascii() and joined.isprintable()):
+        return None, None
+    _, values = trimmed(given)
+    place = layout.places.get("content-length")
+    if values is None or (place is not None and values[place] != str(len(body))):
+        return None, None
+    return layout, values
 
 
 def _headers(told: Told, body: bytes) -> Headers:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "METHODS", "body_from_base64", "check_length", "checked_headers", "checked_method", "checked_value",
-    "first_of_each", "is_target", "origin_of", "quoted",
+    "first_of_each", "is_target", "origin_of", "quoted", "trimmed",
 )  # fmt: skip
 
 METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))
@@ -142,6 +142,20 @@ def is_target(text: str) -> bool:
 def quoted(text: str) -> str:
     """Return a text for an error's message: ASCII and short, as it goes into a response and a log line."""
     return ascii(text if len(text) <= 80 else text[:80] + "…")
+
+
+def trimmed(given: dict[str, Any]) -> tuple[dict[str, Any], list[str] | None]:
+    """Return plain headers without spaces around the values, and the values, or None if one is no string."""
+    values = [*given.values()]
+    try:
+        # Joined, they are looked at in C all at once; the line ends are none of theirs.
+        lines = "\n".join(values)
+    except TypeError:
+        return given, None
+    if " \n" in lines or "\n " in lines or lines[:1] == " " or lines[-1:] == " ":
+        given = {name: value.strip(" ") for name, value in given.items()}
+        values = [*given.values()]
+    return given, values
 
 
 def _listed(name: str, values: object) -> list[str]:

@@ -21,6 +21,7 @@ from tracedbridge.events.checks import (
     is_target,
     origin_of,
     quoted,
+    trimmed,
 )
 from tracedbridge.headers import is_token, layout_of
 from tracedbridge.messages import Request
@@ -82,7 +83,7 @@ def decode(event: Event, context: object) -> Request:
         # Nearly all events have the names of another one, each once, and plain strings: then they are left as they are.
         layout = layout_of(tuple(given))
         if layout is not None:
-            given, values = _trimmed(given)
+            given, values = trimmed(given)
     if layout is not None and values is not None and "host" in layout.places:
         told: dict[str, str] = given
         names = layout.telling or _telling(layout, given)
@@ -145,20 +146,6 @@ def _payload(event: Event) -> tuple[dict[str, Any], str, str, dict[str, Any]]:
 
 def _keys(payload: dict[str, Any]) -> str:
     return ", ".join(sorted(payload)[:20]) or "nothing"
-
-
-def _trimmed(given: dict[str, Any]) -> tuple[dict[str, Any], list[str] | None]:
-    """Return plain headers without spaces around the values, and the values, or None if one is no string."""
-    values = [*given.values()]
-    try:
-        # Joined, they are looked at in C all at once; the line ends are none of theirs.
-        lines = "\n".join(values)
-    except TypeError:
-        return given, None
-    if " \n" in lines or "\n " in lines or lines[:1] == " " or lines[-1:] == " ":
-        given = {name: value.strip(" ") for name, value in given.items()}
-        values = [*given.values()]
-    return given, values
 
 
 def _telling(layout: Layout, given: dict[str, Any]) -> tuple[str, ...]:
