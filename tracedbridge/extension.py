@@ -33,6 +33,9 @@ _VERSION = "/2020-01-01/extension"
 _REGISTER_TIMEOUT_S = 1.0
 _MOST_BYTES = 1_000_000
 _ATTEMPTS = 3
+# A handler that calls the bridge, or does not, as for a warm-up: it is called within a millisecond. Whoever calls it
+# later than this exports before the answer; without an end here, a warm-up would last until the function's timeout.
+_BEGINS_WITHIN_S = 0.25
 # Beyond its deadline nobody waits for a handler.
 _GRACE_S = 0.1
 
@@ -73,8 +76,9 @@ class Extension:
         self._host = host
         self._port = port
         self._id = ""
-        # The invocations that the handler is done with: ids, or None where it knew none.
-        self._done: set[str | None] = set()
+        # Of the invocation that runs: whether the bridge has been asked, whether it is done, and whether that was too
+        # late for `_follow`, which has asked for the next one.
+        self._has_begun = self._is_done = self._is_left = False
         self._news = threading.Condition()
 
     def register(self) -> None:
@@ -103,18 +107,28 @@ class Extension:
         """
         threading.Thread(target=self._follow, args=(settle, lost), name="tracedbridge-extension", daemon=True).start()
 
-    def done(self, invocation_id: str | None) -> None:
-        """Note that the handler is done with an invocation."""
+    def begun(self) -> None:
+        """Note that the bridge was asked."""
         with self._news:
-            self._done.add(invocation_id)
+            self._has_begun = True
             self._news.notify_all()
+
+    def done(self) -> bool:
+        """Note that it is done; say whether what it has left is settled when the answer is on its way."""
+        with self._news:
+            if self._is_left:
+                self._has_begun = False
+                return False
+            self._is_done = True
+            self._news.notify_all()
+            return True
 
     def _follow(self, settle: Callable[[], None], lost: Callable[[], None]) -> None:
         # An exception here must end nothing but this thread: an extension that exits takes the environment with it.
         try:
             while (event := self._next()) is not None:
-                self._wait_for(event)
-                settle()
+                if self._is_settled_after(event):
+                    settle()
         except Exception as error:  # noqa: BLE001 - as above
             sys.stderr.write(f"tracedbridge: no export after the response any more: {type(error).__name__}: {error}\n")
             lost()
@@ -135,17 +149,22 @@ class Extension:
         event = json.loads(told)
         return event if isinstance(event, dict) and event.get("eventType") == "INVOKE" else None
 
-    def _wait_for(self, event: dict[str, Any]) -> None:
-        invocation_id = event.get("requestId")
+    def _is_settled_after(self, event: dict[str, Any]) -> bool:
+        """Wait until the bridge is done with an invocation; False if it has not been asked: somebody else answers."""
         deadline_ms = event.get("deadlineMs")
         left_s = 900.0
         if isinstance(deadline_ms, (int, float)):
             # By the wall clock, which is what the platform tells; read once.
             left_s = min(max(deadline_ms / 1e3 - time.time(), 0.0) + _GRACE_S, left_s)
         with self._news:
-            self._news.wait_for(lambda: not self._done.isdisjoint((invocation_id, None)), left_s)
-            # Invocations come one after the other.
-            self._done.clear()
+            self._is_left = False
+            # It may have been done before we heard of the invocation; they come one after the other.
+            if self._news.wait_for(lambda: self._has_begun or self._is_done, min(left_s, _BEGINS_WITHIN_S)):
+                self._news.wait_for(lambda: self._is_done, left_s)
+            is_done = self._is_done
+            self._is_left = not is_done
+            self._has_begun = self._is_done = False
+            return is_done
 
     def _ask(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes, timeout_s: float | None
@@ -219,7 +238,9 @@ class ExtendedBridge(Bridge):
 
     def __call__(self, event: Event, context: object = None) -> Any:
         """Answer one event; see `tracedbridge.bridge.Bridge`."""
+        self.extension.begun()
         try:
             return super().__call__(event, context)
         finally:
-            self.extension.done(getattr(context, "aws_request_id", None))
+            if not self.extension.done():
+                self.settle()

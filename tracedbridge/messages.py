@@ -102,6 +102,11 @@ class Request:
             return None if place is None else self.values[place]
         return next((value for each, value in self.event_headers if each == name), None)
 
+    def add(self, headers: Headers) -> None:
+        """Have headers, names lower-case, as if they had been in the event."""
+        self._headers = [*self.event_headers, *headers]
+        self.layout = self.values = None
+
     def has_any(self, names: frozenset[str]) -> bool:
         """Say whether a header of the event has one of these lower-case names."""
         if self.layout is not None:

@@ -88,8 +88,7 @@ class Environment:
         self.freezes, self.takes_extensions, self._timeout_s = freezes, takes_extensions, timeout_s
         # CLOCK_MONOTONIC, of each freeze.
         self.frozen_ns: list[int] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler_of(self))
         threading.Thread(target=self._server.serve_forever, name="runtime-api", daemon=True).start()
         told = {
             **{name: value for name, value in os.environ.items() if not name.upper().startswith(_NOT_INHERITED)},
@@ -141,6 +140,7 @@ class Environment:
         number = str(uuid.uuid4())
         with self._news:
             self._thaw()
+            self._number = number
             self._events.append((number, event, trace))
             self._extension_events.extend(self.extensions)
             self._news.notify_all()
@@ -245,13 +245,15 @@ class Environment:
 
     def request_id(self) -> str:
         """Of the invocation that extensions hear of."""
-        return self._events[-1][0] if self._events else self._last_id
+        return self._number
 
-    _last_id = ""
+    _number = ""
 
     def _is_idle(self) -> bool:
         is_between = "runtime" in self._waiting or "restore" in self._waiting
-        return is_between and set(self.extensions) <= set(self._waiting) and not self._events
+        return (
+            is_between and set(self.extensions) <= set(self._waiting) and not (self._events or self._extension_events)
+        )
 
     def _freeze_if_idle(self) -> None:
         if self.freezes and self._is_idle() and not self._is_frozen and not self._has_ended():
@@ -277,14 +279,24 @@ class Environment:
         return self.process.poll() is not None
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a process that was killed, which is how each environment ends."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def _handler_of(environment: Environment) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Else an answer's body waits 40 ms for the acknowledgement of its head.
+        disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
             if self.path.endswith("/runtime/invocation/next"):
                 number, event, trace = environment.waits("runtime", environment.next_event)
-                environment._last_id = number
                 headers = {
                     "Lambda-Runtime-Aws-Request-Id": number,
                     "Lambda-Runtime-Deadline-Ms": str(environment.deadline_ms),

@@ -248,3 +248,29 @@ def test_managed_instances(folder: Path) -> None:
     cold = [span.resource["service.instance.id"] for span in spans if span.attributes["faas.coldstart"]]
     assert len(cold) == len(set(cold)) == 2
     assert {span.resource["service.instance.id"] for span in spans} == set(cold)
+
+
+@pytest.mark.parametrize(("waits_s", "asks"), [("0", "False"), ("0.6", "True")])
+def test_a_handler_around_ours(waits_s: str, asks: str, folder: Path) -> None:
+    """One that answers by itself is not held until the function's timeout; one that asks late loses nothing."""
+    folder.joinpath("around.py").write_text(
+        "import time\n"
+        "from tracedbridge import handler as ours\n"
+        "def handler(event, context):\n"
+        f"    time.sleep({waits_s})\n"
+        f"    return ours(event, context) if {asks} else {{'statusCode': 204}}\n"
+    )
+    with Receiver() as receiver:
+        with Environment(
+            "index.py", folder, handler="around.handler", timeout_s=4 * HANG_S,
+            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint, TRACEDBRIDGE_FLUSH_TIMEOUT_MS=PATIENT_MS,
+        ) as environment:  # fmt: skip
+            for number in range(2):
+                told = ask(environment, f"/{number}")
+                assert told["statusCode"] == (200 if asks == "True" else 204)
+                if asks == "True":
+                    # Exported before the answer.
+                    assert len(Received(receiver).servers()) == number + 1
+            # Within less than the time that it has.
+            environment.wait_until_idle()
+        assert len(Received(receiver).servers()) == (2 if asks == "True" else 0)

@@ -106,20 +106,31 @@ def followed(answers: Sequence[bytes], done: Callable[[Extension], None]) -> tup
 
 
 def test_it_settles_when_the_handler_is_done() -> None:
-    """Once for each invocation, by its id; what comes after the last answer ends it."""
+    """Once for each invocation; what comes after the last answer ends it."""
 
     def done(extension: Extension) -> None:
-        extension.done("1")
+        extension.begun()
+        assert extension.done()
 
     ends = b"HTTP/1.1 500 Error\r\nContent-Length: 0\r\n\r\n"
     assert followed([invoke("1"), ends], done) == (1, True)
+
+
+def test_a_handler_that_does_not_ask_the_bridge() -> None:
+    """It is not waited for until its deadline; whoever asks after that settles by himself."""
+    extensions: list[Extension] = []
+    ends = b"HTTP/1.1 500 Error\r\nContent-Length: 0\r\n\r\n"
+    assert followed([invoke("1"), ends], extensions.append) == (0, True)
+    extensions[0].begun()
+    assert not extensions[0].done()
 
 
 def test_a_connection_that_breaks() -> None:
     """It asks once more: connections do not outlive a snapshot."""
 
     def done(extension: Extension) -> None:
-        extension.done(None)
+        extension.begun()
+        assert extension.done()
 
     ends = b"HTTP/1.1 500 Error\r\nContent-Length: 0\r\n\r\n"
     assert followed([b"", invoke("1"), ends], done) == (1, True)

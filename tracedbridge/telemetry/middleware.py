@@ -228,7 +228,7 @@ class Middleware:
             return
         headers, is_platforms = self.platform.carried(os.environ, watch.platform_context)
         if headers:
-            request.event_headers.extend(headers)
+            request.add(headers)
             watch.worth = self.settings.xray if is_platforms else None
 
     def leave(self, watch: Watch) -> None:
