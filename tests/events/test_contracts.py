@@ -17,7 +17,7 @@ OF_THE_APP = {"LF-010"}
 @pytest.mark.parametrize("kind", [*KINDS, "vercel"])
 def test_asgi(kind: str) -> None:
     """Asgion's rules, of which there are 163: for lifespan, scopes, receive and send."""
-    asgion = pytest.importorskip("asgion", reason="it comes with the dev extra")
+    asgion = pytest.importorskip("asgion", reason="it comes with the dev extra, from Python 3.12 on")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -40,7 +40,7 @@ def test_asgi(kind: str) -> None:
 
 def test_asgi_is_looked_at() -> None:
     """An app that breaks a rule is found by the same way to look."""
-    asgion = pytest.importorskip("asgion", reason="it comes with the dev extra")
+    asgion = pytest.importorskip("asgion", reason="it comes with the dev extra, from Python 3.12 on")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
