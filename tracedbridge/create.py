@@ -12,7 +12,7 @@ from tracedbridge.apps import app_of
 from tracedbridge.boot import ColdStart
 from tracedbridge.bridge import Bridge
 from tracedbridge.errors import AppKindError
-from tracedbridge.events import load_formats
+from tracedbridge.events import load_likely
 from tracedbridge.kinds import KINDS, is_handler_class, kind_of
 from tracedbridge.loading import import_app, resolve_app
 from tracedbridge.settings import Settings
@@ -110,7 +110,7 @@ def _started(
     on_event: Callable[[Event, Any], Any] | None = None,
 ) -> Bridge:
     # Before the app: its folder comes first on sys.path, and may hold a json.py.
-    load_formats()
+    load_likely()
     extension = None
     if settings.telemetry and settings.flush == "auto" and "AWS_LAMBDA_RUNTIME_API" in os.environ:
         from tracedbridge.extension import is_never_stopped, registered

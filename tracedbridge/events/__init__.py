@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
@@ -11,7 +10,7 @@ if TYPE_CHECKING:
     from tracedbridge.messages import Event
     from tracedbridge.protocols import EventFormat
 
-__all__ = ("FORMATS", "format_of", "load_formats", "trigger_of")
+__all__ = ("FORMATS", "format_of", "load_likely", "trigger_of")
 
 # A new format is one module and one line here. No event is of two of them.
 FORMATS = (
@@ -22,11 +21,10 @@ FORMATS = (
 )
 
 
-@cache
-def load_formats() -> tuple[EventFormat, ...]:
-    """Import the formats that may come here, and return them: on Vercel only its own, elsewhere all."""
-    names = FORMATS[:1] if os.environ.get("VERCEL") else FORMATS
-    return tuple(cast("EventFormat", import_module(name)) for name in names)
+def load_likely() -> None:
+    """Import the format that is likely to come here, before the app: the others wait for the first event of theirs."""
+    is_lambda = "AWS_LAMBDA_FUNCTION_NAME" in os.environ and not os.environ.get("VERCEL")
+    _load(FORMATS[1 if is_lambda else 0])
 
 
 def format_of(event: Event) -> EventFormat:
@@ -36,12 +34,27 @@ def format_of(event: Event) -> EventFormat:
     Raises:
         EventError: No format knows the event; the message says what it is, if that is known.
     """
-    for event_format in load_formats():
+    for event_format in _loaded.values():
         if event_format.matches(event):
             return event_format
+    for name in FORMATS:
+        if name not in _loaded and _load(name).matches(event):
+            return _loaded[name]
     from tracedbridge.events.others import refusal
 
     raise refusal(event)
+
+
+def _load(name: str) -> EventFormat:
+    event_format = cast("EventFormat", import_module(name))
+    # Anew, and not changed: another thread may be going through it.
+    global _loaded
+    _loaded = {**_loaded, name: event_format}
+    return event_format
+
+
+# By name; asked first.
+_loaded: dict[str, EventFormat] = {}
 
 
 def trigger_of(event: Event) -> str:

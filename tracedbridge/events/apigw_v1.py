@@ -7,7 +7,6 @@ Source: AWS, "Input format of a Lambda function for proxy integration in API Gat
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from tracedbridge.errors import EventError
 from tracedbridge.events.aws import (
@@ -87,8 +86,12 @@ def encode(response: Response, event: Event) -> dict[str, Any]:
 
 def _is_without_stage(told: dict[str, Any], path: str) -> bool:
     """Say whether the client's path had the stage before what the event calls its path."""
-    # One of them may be encoded where the other is not.
-    whole, stage, rest = unquote(text_of(told, "path")), text_of(told, "stage"), unquote(path)
+    whole, stage, rest = text_of(told, "path"), text_of(told, "stage"), path
+    if "%" in whole or "%" in rest:
+        # One of them may be encoded where the other is not.
+        from urllib.parse import unquote
+
+        whole, rest = unquote(whole), unquote(rest)
     return bool(stage) and whole != rest and whole in (f"/{stage}{rest}", f"/{stage}{rest}".rstrip("/"))
 
 

@@ -11,7 +11,6 @@ import base64
 import os
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote, unquote, unquote_to_bytes
 
 from tracedbridge.errors import AppProtocolError, BadRequestError, EventError
 from tracedbridge.events.checks import (
@@ -138,6 +137,9 @@ def escaped(text: str, safe: str = PATH_SAFE + "%") -> str:
     if (_UNRESERVED_OR_SLASH if "/" in safe else _UNRESERVED).issuperset(text):
         # Nearly always; and a quoter takes as long as much else that is done here.
         return text
+    # Only here: few first requests need it, and the import takes two milliseconds.
+    from urllib.parse import quote
+
     try:
         return quote(text, safe=safe)
     except UnicodeEncodeError:
@@ -173,14 +175,23 @@ def mount_of(path: str, candidates: Sequence[str]) -> str:
         path: Percent-encoded.
         candidates: Percent-encoded or not; empty ones are none.
     """
-    whole = unquote_to_bytes(path)
     for candidate in candidates:
-        # An API's own names may be any text.
-        prefix = unquote_to_bytes(candidate.rstrip("/").encode(errors="replace"))
-        if prefix and (whole == prefix or whole.startswith(prefix + b"/")):
-            # As many segments of the path, as they are written there.
-            return "/".join(path.split("/")[: prefix.count(b"/") + 1])
+        prefix = candidate.rstrip("/")
+        # Nearly always written in one way; else it is as many segments of the path, as they are written there.
+        if prefix and (path == prefix or path.startswith(prefix + "/") or _begins_with(path, prefix)):
+            return "/".join(path.split("/")[: prefix.count("/") + 1])
     return ""
+
+
+def _begins_with(path: str, prefix: str) -> bool:
+    """Say whether a path begins with a prefix that is encoded in another way, on the boundary of a segment."""
+    if "%" not in path and "%" not in prefix:
+        return False
+    from urllib.parse import unquote_to_bytes
+
+    # An API's own names may be any text.
+    whole, part = unquote_to_bytes(path), unquote_to_bytes(prefix.encode(errors="replace"))
+    return part.count(b"/") == prefix.count("/") and (whole == part or whole.startswith(part + b"/"))
 
 
 def mapped_key(path: str, route: str, parameters: Mapping[str, Any]) -> str:
@@ -194,6 +205,8 @@ def mapped_key(path: str, route: str, parameters: Mapping[str, Any]) -> str:
     """
     if not route.startswith("/"):
         return ""
+    from urllib.parse import unquote
+
     for name, value in parameters.items():
         if isinstance(value, str):
             route = route.replace(f"{{{name}+}}", value).replace(f"{{{name}}}", value)
