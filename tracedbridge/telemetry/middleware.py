@@ -213,7 +213,9 @@ class Middleware:
         """Choose the ids of an invocation's span, and make it current where the app has loaded OpenTelemetry's API."""
         if not self.is_traced:
             return
-        self._carry(watch, request)
+        if request.extras is not None:
+            # Only formats that hand the platform's own context on have anything beside the request.
+            self._carry(watch, request)
         if self._serverspan is not None:
             self._serverspan.open_span(watch, request, self, self._tracer_now())
             return
@@ -223,8 +225,7 @@ class Middleware:
 
     def _carry(self, watch: Watch, request: Request) -> None:
         """Have a request that names no trace be of the one that the platform names beside it."""
-        if request.extras is None or request.first("traceparent") is not None:
-            # Only formats that hand the platform's own context on have anything beside the request.
+        if request.first("traceparent") is not None:
             return
         headers, is_platforms = self.platform.carried(os.environ, watch.platform_context)
         if headers:

@@ -46,6 +46,7 @@ __all__ = ("Teller",)
 _MEASURED = frozenset(("http.server.request.duration", "http.server.duration"))
 
 _TRIGGER = (("faas.trigger", "http"),)
+_INVOKED = {is_cold: (*_TRIGGER, ("faas.coldstart", is_cold)) for is_cold in (False, True)}
 
 
 class Teller:
@@ -273,10 +274,14 @@ class Teller:
 
     def _measure(self, watch: Watch, metrics: Metrics | Points, status: int | None, error_type: str | None) -> None:
         request = watch.asked
-        trigger: Labels = _TRIGGER if watch.trigger == "http" else (("faas.trigger", watch.trigger),)
+        trigger: Labels = _TRIGGER
+        invoked: Labels = _INVOKED[watch.story is not None]
+        if watch.trigger != "http":
+            trigger = (("faas.trigger", watch.trigger),)
+            invoked = (*trigger, ("faas.coldstart", watch.story is not None))
         took_s = (watch.ended_ns - watch.begun_ns) / 1e9
         values: list[tuple[str, float, Labels]] = [
-            ("faas.invoke_duration", took_s, (*trigger, ("faas.coldstart", watch.story is not None))),
+            ("faas.invoke_duration", took_s, invoked),
             ("faas.cpu_usage", watch.cpu_s, trigger),
             ("faas.mem_usage", watch.peak_bytes, trigger),
         ]
