@@ -112,7 +112,7 @@ def _started(
     # Before the app: its folder comes first on sys.path, and may hold a json.py.
     load_likely()
     extension = None
-    if settings.telemetry and settings.flush == "auto" and "AWS_LAMBDA_RUNTIME_API" in os.environ:
+    if settings.telemetry and settings.flush != "before" and "AWS_LAMBDA_RUNTIME_API" in os.environ:
         from tracedbridge.extension import is_never_stopped, registered
 
         extension = registered(os.environ)

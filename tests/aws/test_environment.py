@@ -60,10 +60,13 @@ def ask(environment: Environment, path: str, **more: Any) -> Any:
     return environment.invoke(event_of("http 2.0", Asked(path=path)), **more).payload
 
 
-def test_cold_and_warm(folder: Path) -> None:
+@pytest.mark.parametrize("flush", ["auto", "after"])
+def test_cold_and_warm(flush: str, folder: Path) -> None:
     """Each invocation is answered and told once; the process is frozen after each, when all is exported."""
     with Receiver() as receiver:
-        with Environment("index.py", folder, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint) as environment:
+        with Environment(
+            "index.py", folder, TRACEDBRIDGE_FLUSH=flush, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint
+        ) as environment:
             for number in range(3):
                 assert ask(environment, f"/{number}")["body"] == f"/{number}"
                 environment.wait_until_idle()
