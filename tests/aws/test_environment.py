@@ -239,8 +239,16 @@ def test_snapshot(folder: Path) -> None:
 
 def test_managed_instances(folder: Path) -> None:
     """Each of the runtime's processes has its own cold start and instance; they are not stopped, so none waits."""
-    app = APP.replace('    if scope["path"] == "/crash"', '    time.sleep(0.3)\n    if scope["path"] == "/crash"')
-    folder.joinpath("index.py").write_text(app)
+    # Each process has one: the first to have it waits for the other.
+    meet = f"""
+    os.makedirs("met", exist_ok=True)
+    open(os.path.join("met", str(os.getpid())), "w").close()
+    until_s = time.monotonic() + {HANG_S}
+    while len(os.listdir("met")) < 2 and time.monotonic() < until_s:
+        time.sleep(0.01)
+"""
+    crash = '    if scope["path"] == "/crash"'
+    folder.joinpath("index.py").write_text(APP.replace(crash, meet + crash))
     with Receiver() as receiver:
         with Environment(
             "index.py", folder, freezes=False, AWS_LAMBDA_MAX_CONCURRENCY="2",
@@ -259,7 +267,7 @@ def test_managed_instances(folder: Path) -> None:
     assert {span.resource["service.instance.id"] for span in spans} == set(cold)
 
 
-@pytest.mark.parametrize(("waits_s", "asks"), [("0", "False"), ("0.6", "True")])
+@pytest.mark.parametrize(("waits_s", "asks"), [("0", "False"), ("1.5", "True")])
 def test_a_handler_around_ours(waits_s: str, asks: str, folder: Path) -> None:
     """One that answers by itself is not held until the function's timeout; one that asks late loses nothing."""
     folder.joinpath("around.py").write_text(
