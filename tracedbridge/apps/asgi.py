@@ -105,7 +105,7 @@ class AsgiApp:
             _off_loop(lambda: self._run(loop, self._lifespan.shutdown(timeout_s), context))
         finally:
             for each in (loop, *self._spares):
-                _off_loop(functools.partial(_close, each, min(timeout_s or _CANCEL_AT_END_S, _CANCEL_AT_END_S)))
+                _off_loop(functools.partial(_close, each, min(timeout_s / 3 or _CANCEL_AT_END_S, _CANCEL_AT_END_S)))
             self._spares.clear()
             self._loop_is_taken.release()
 
