@@ -210,6 +210,23 @@ def test_sigterm_with_a_collector_that_is_gone(folder: Path) -> None:
         collector.close()
 
 
+@handles_signals
+def test_sigterm_with_an_app_that_does_not_end(folder: Path) -> None:
+    """It is given up early enough for the export: of the shutdown, which is told as failed."""
+    stubborn = APP.replace('        print("life', '        import asyncio; await asyncio.sleep(60); print("life')
+    folder.joinpath("index.py").write_text(stubborn)
+    with Receiver() as receiver:
+        with Environment("index.py", folder, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint) as environment:
+            ask(environment, "/1")
+            environment.wait_until_idle()
+            begun_s = time.monotonic()
+            environment.end()
+            took_s = time.monotonic() - begun_s
+        shutdown = Received(receiver).span("lifespan shutdown")
+    assert shutdown.status == "error"
+    assert took_s < 3 * 0.4 + 1
+
+
 def test_snapshot(folder: Path) -> None:
     """What came before it is exported before it; what is restored has ids of its own, and a cold start: the restore."""
     with Receiver() as receiver:
