@@ -82,9 +82,7 @@ def test_every_span_of_thousands_at_once(
     with collector_in(tmp_path) as collector:
         with Platform(
             f"shop.py:{app}", files={"shop.py": _APPS}, endpoint=collector.endpoint("http/protobuf"),
-            # With coverage and in development mode the SDK is loaded for five seconds beside 200 requests, and for more
-            # where others work on the machine, too.
-            patience_s=4 * HANG_S, TRACEDBRIDGE_FLUSH_TIMEOUT_MS=str(HANG_S * 1000),
+            TRACEDBRIDGE_FLUSH_TIMEOUT_MS=str(HANG_S * 1000),
         ) as platform:  # fmt: skip
 
             def ask(number: int) -> Reply:
@@ -93,6 +91,9 @@ def test_every_span_of_thousands_at_once(
                 return reply
 
             assert platform.port
+            # With coverage and in development mode the SDK is loaded for five seconds beside 200 requests, and for more
+            # where others work on the machine, too.
+            platform.patience_s = 4 * HANG_S
             with ThreadPoolExecutor(_CONNECTIONS) as pool:
                 replies = list(pool.map(ask, range(requests)))
             for reply in replies:

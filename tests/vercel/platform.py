@@ -198,7 +198,6 @@ class Platform:
         entry: str | None = None,
         built: Path | None = None,
         endpoint: str | None = None,
-        patience_s: float = HANG_S,
         **environ: str,
     ) -> None:
         """
@@ -211,10 +210,10 @@ class Platform:
             built: The folder of a function that was built: its ``handler`` is run there instead, with its environment
                 and nothing else on the path.
             endpoint: An OTLP/HTTP backend's base URL; telemetry is off if None.
-            patience_s: How long a response may take.
             environ: More variables of its environment.
         """
-        self._patience_s = patience_s
+        # How long a response may take.
+        self.patience_s = HANG_S
         # Not in pytest's folder: a Unix socket's path has 107 bytes at most.
         self.folder = Path(tempfile.mkdtemp(prefix="vc"))
         shutil.copyfile(APPS, self.folder / "index.py")
@@ -482,7 +481,7 @@ class Platform:
                 self._met.notify_all()
 
     def _connection(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(HOST, self.port, timeout=self._patience_s)
+        return http.client.HTTPConnection(HOST, self.port, timeout=self.patience_s)
 
     def _pooled(self) -> http.client.HTTPConnection:
         connection: http.client.HTTPConnection | None = getattr(self._pool, "connection", None)
