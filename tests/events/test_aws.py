@@ -357,6 +357,16 @@ def test_no_request(event: dict[str, Any], message: str) -> None:
         bridge(event)
 
 
+@pytest.mark.parametrize("value", [{"a": 1}, None, 7, [7], [["a"]], [None]])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_header_that_is_no_text(kind: str, value: Any) -> None:
+    """It is a broken request, however few others there are."""
+    event = event_of(kind, Asked())
+    event["multiValueHeaders" if event.get("multiValueHeaders") else "headers"]["x-odd"] = value
+    with serve(lambda environ, start_response: start_response("200 OK", []) and [], "wsgi") as bridge:
+        assert bridge(event)["statusCode"] == 400
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

@@ -258,10 +258,10 @@ def _laid_out(told: Told, body: bytes) -> tuple[Layout | None, list[str] | None]
         # In C, and all at once: joined, they are what each of them is.
         joined = "".join(given.values())
     except TypeError:
+        given = {name: value[0] if type(value) is list and len(value) == 1 else value for name, value in given.items()}
         try:
-            given = {name: value for name, (value,) in given.items()}
             joined = "".join(given.values())
-        except (TypeError, ValueError):
+        except TypeError:
             # One that is there twice, or is no string.
             return None, None
     if not (joined.isascii() and joined.isprintable()):
