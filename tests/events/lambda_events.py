@@ -179,11 +179,9 @@ def _alb(kind: str, asked: Asked) -> dict[str, Any]:
     for name, value in asked.headers:
         lower = name.lower()
         headers[lower] = [*headers.get(lower, []), value] if is_multi else value
-    prefix = "multiValue" if is_multi else ""
     names = (
         ("multiValueHeaders", "multiValueQueryStringParameters") if is_multi else ("headers", "queryStringParameters")
     )
-    del prefix
     return {
         "requestContext": {"elb": {"targetGroupArn": "arn:aws:elasticloadbalancing:x:1:targetgroup/t/1"}},
         "httpMethod": asked.method,

@@ -104,8 +104,10 @@ class AsgiApp:
             context = contextvars.copy_context()
             _off_loop(lambda: self._run(loop, self._lifespan.shutdown(timeout_s), context))
         finally:
+            # Each waits twice, at most: of a short time for all of it, a third is left for that.
+            grace_s = min(timeout_s / 3 or _CANCEL_AT_END_S, _CANCEL_AT_END_S)
             for each in (loop, *self._spares):
-                _off_loop(functools.partial(_close, each, min(timeout_s / 3 or _CANCEL_AT_END_S, _CANCEL_AT_END_S)))
+                _off_loop(functools.partial(_close, each, grace_s))
             self._spares.clear()
             self._loop_is_taken.release()
 

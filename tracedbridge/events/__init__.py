@@ -20,6 +20,9 @@ FORMATS = (
     "tracedbridge.events.alb",
 )
 
+# By name; these are asked before the others are loaded.
+_loaded: dict[str, EventFormat] = {}
+
 
 def load_likely() -> None:
     """Import the format that is likely to come here, before the app: the others wait for the first event of theirs."""
@@ -51,10 +54,6 @@ def _load(name: str) -> EventFormat:
     global _loaded
     _loaded = {**_loaded, name: event_format}
     return event_format
-
-
-# By name; asked first.
-_loaded: dict[str, EventFormat] = {}
 
 
 def trigger_of(event: Event) -> str:

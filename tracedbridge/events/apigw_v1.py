@@ -22,8 +22,6 @@ from tracedbridge.events.aws import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tracedbridge.messages import Event, Request, Response
 
 __all__ = ("decode", "encode", "matches")
@@ -56,14 +54,14 @@ def decode(event: Event, context: object) -> Request:
     is_encoded = event.get("version") != "1.0"
     if not is_encoded:
         path = escaped(path, PATH_SAFE)
-    mounts = tuple(_mounts(event, told, path))
-    stage = mounts[0] if mounts and _is_without_stage(told, path) else ""
+    stage = f"/{text_of(told, 'stage')}" if _is_without_stage(told, path) else ""
+    key = mapped_key(path, text_of(event, "resource"), object_of(event, "pathParameters"))
     headers = object_of(event, "multiValueHeaders") or object_of(event, "headers")
     identity = object_of(told, "identity")
     return request_of(
         Told(
             method, stage + path, _query(event), headers, None, text_of(identity, "sourceIp"),
-            text_of(told, "protocol"), text_of(told, "domainName"), mounts,
+            text_of(told, "protocol"), text_of(told, "domainName"), (stage, key),
         ),
         event,
         context,
@@ -93,13 +91,6 @@ def _is_without_stage(told: dict[str, Any], path: str) -> bool:
 
         whole, rest = unquote(whole), unquote(rest)
     return bool(stage) and whole != rest and whole in (f"/{stage}{rest}", f"/{stage}{rest}".rstrip("/"))
-
-
-def _mounts(event: dict[str, Any], told: dict[str, Any], path: str) -> Iterator[str]:
-    stage = text_of(told, "stage")
-    if _is_without_stage(told, path):
-        yield f"/{stage}"
-    yield mapped_key(path, text_of(event, "resource"), object_of(event, "pathParameters"))
 
 
 def _query(event: dict[str, Any]) -> str:

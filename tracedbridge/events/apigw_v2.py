@@ -12,8 +12,6 @@ from tracedbridge.errors import EventError
 from tracedbridge.events.aws import Told, context_of, encoded_body, escaped, mapped_key, object_of, request_of, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tracedbridge.messages import Event, Request, Response
 
 __all__ = ("decode", "encode", "matches")
@@ -45,13 +43,16 @@ def decode(event: Event, context: object) -> Request:
         raise EventError("cannot read the HTTP API event: its requestContext.http needs a string 'method'")
     if ".lambda-url." not in text_of(told, "domainName"):
         path = escaped(path)
+    stage = text_of(told, "stage")
+    # "ANY /{proxy+}"
+    key = mapped_key(path, text_of(event, "routeKey").partition(" ")[2], object_of(event, "pathParameters"))
     cookies = event.get("cookies")
     listed = [each for each in cookies if isinstance(each, str)] if isinstance(cookies, list) else None
     return request_of(
         Told(
             method, path or "/", text_of(event, "rawQueryString"), object_of(event, "headers"), listed or None,
             text_of(http, "sourceIp"), text_of(http, "protocol"), text_of(told, "domainName"),
-            tuple(_mounts(event, told, path)),
+            ("" if stage in ("", "$default") else f"/{stage}", key),
         ),
         event,
         context,
@@ -78,11 +79,3 @@ def encode(response: Response, event: Event) -> dict[str, Any]:
     if cookies := response.fields.get("set-cookie"):
         answer["cookies"] = cookies
     return answer
-
-
-def _mounts(event: dict[str, Any], told: dict[str, Any], path: str) -> Iterator[str]:
-    stage = text_of(told, "stage")
-    if stage and stage != "$default":
-        yield f"/{stage}"
-    # "ANY /{proxy+}"
-    yield mapped_key(path, text_of(event, "routeKey").partition(" ")[2], object_of(event, "pathParameters"))

@@ -33,12 +33,11 @@ if TYPE_CHECKING:
     from tracedbridge.messages import Event, Headers, Response
 
 __all__ = (
-    "LAMBDA_MOST_BYTES", "PATH_SAFE", "Told", "body_of", "context_of", "encoded_body", "escaped", "mapped_key",
-    "mount_of", "object_of", "request_of", "text_of",
+    "PATH_SAFE", "Told", "context_of", "encoded_body", "escaped", "mapped_key", "object_of", "request_of", "text_of",
 )  # fmt: skip
 
-LAMBDA_MOST_BYTES = 6_291_556
-"""Of a response, as JSON."""
+# Of a response, as JSON.
+_LAMBDA_MOST_BYTES = 6_291_556
 
 PATH_SAFE = "/:@!$&'()*+,;=~-._"
 """What may stand in a path as it is, beside letters and digits; RFC 3986, 3.3."""
@@ -69,7 +68,7 @@ class Told(NamedTuple):
     protocol: str
     # If there is no Host.
     domain: str
-    # What may be the part of the path that is not the app's, the likeliest first.
+    # What may be the part of the path that is not the app's, the likeliest first; empty ones are none.
     mounts: tuple[str, ...] = ()
 
 
@@ -105,7 +104,7 @@ def request_of(told: Told, event: Event, context: object) -> Request:
     query = told.query
     if not (query.isascii() and query.isprintable() and " " not in query and "#" not in query):
         query = escaped(query, _QUERY_SAFE + "%")
-    body = body_of(event)
+    body = _body_of(event)
     version = "1.0" if told.protocol == "HTTP/1.0" else "1.1"
     layout, values = _laid_out(told, body)
     if layout is not None and values is not None:
@@ -122,7 +121,7 @@ def request_of(told: Told, event: Event, context: object) -> Request:
     )
     mounts = [mount for mount in (_base_path(), *told.mounts) if mount]
     if mounts:
-        request.mount = mount_of(path, mounts)
+        request.mount = _mount_of(path, mounts)
     request.extras = {"aws.event": event, "aws.context": context}
     return request
 
@@ -146,7 +145,7 @@ def escaped(text: str, safe: str = PATH_SAFE + "%") -> str:
         raise BadRequestError(f"the address has lone surrogates: {quoted(text)}") from None
 
 
-def body_of(event: Mapping[str, Any]) -> bytes:
+def _body_of(event: Mapping[str, Any]) -> bytes:
     """
     Return an event's body.
 
@@ -167,7 +166,7 @@ def body_of(event: Mapping[str, Any]) -> bytes:
         raise BadRequestError("the body has lone surrogates") from None
 
 
-def mount_of(path: str, candidates: Sequence[str]) -> str:
+def _mount_of(path: str, candidates: Sequence[str]) -> str:
     """
     Return the first candidate that a path begins with, on the boundary of a segment; empty if there is none.
 
@@ -218,7 +217,7 @@ def mapped_key(path: str, route: str, parameters: Mapping[str, Any]) -> str:
     return ""
 
 
-def encoded_body(response: Response, most_bytes: int = LAMBDA_MOST_BYTES) -> dict[str, Any]:
+def encoded_body(response: Response, most_bytes: int = _LAMBDA_MOST_BYTES) -> dict[str, Any]:
     """
     Return ``body`` and ``isBase64Encoded``: text of a text type as it is, all else as base64.
 
