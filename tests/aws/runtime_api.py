@@ -79,6 +79,8 @@ class Environment:
         self._events: list[tuple[str, Any, str]] = []
         self._extension_events: list[str] = []
         self._answers: dict[str, Answer] = {}
+        # The request's id of the last invocation, of which extensions hear.
+        self.number = ""
         self.init_error: Any = None
         self.extensions: dict[str, str] = {}
         # Who waits, and how many of them.
@@ -140,7 +142,7 @@ class Environment:
         number = str(uuid.uuid4())
         with self._news:
             self._thaw()
-            self._number = number
+            self.number = number
             self._events.append((number, event, trace))
             self._extension_events.extend(self.extensions)
             self._news.notify_all()
@@ -243,12 +245,6 @@ class Environment:
         """Of an invocation that begins now."""
         return int((time.time() + self._timeout_s) * 1000)
 
-    def request_id(self) -> str:
-        """Of the invocation that extensions hear of."""
-        return self._number
-
-    _number = ""
-
     def _is_idle(self) -> bool:
         is_between = "runtime" in self._waiting or "restore" in self._waiting
         return (
@@ -311,7 +307,7 @@ def _handler_of(environment: Environment) -> type[BaseHTTPRequestHandler]:
                 who = self.headers["Lambda-Extension-Identifier"]
                 environment.waits(who, lambda: environment.next_extension_event(who))
                 told = {
-                    "eventType": "INVOKE", "requestId": environment.request_id(),
+                    "eventType": "INVOKE", "requestId": environment.number,
                     "deadlineMs": environment.deadline_ms, "invokedFunctionArn": ARN,
                 }  # fmt: skip
                 self._answer(200, told)

@@ -21,7 +21,6 @@ pytestmark = pytest.mark.telemetry
 
 APP = """
 import os, time
-from contextlib import asynccontextmanager
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
@@ -284,8 +283,8 @@ def test_managed_instances(folder: Path) -> None:
     assert {span.resource["service.instance.id"] for span in spans} == set(cold)
 
 
-@pytest.mark.parametrize(("waits_s", "asks"), [("0", "False"), ("1.5", "True")])
-def test_a_handler_around_ours(waits_s: str, asks: str, folder: Path) -> None:
+@pytest.mark.parametrize(("waits_s", "asks"), [(0.0, False), (1.5, True)])
+def test_a_handler_around_ours(waits_s: float, asks: bool, folder: Path) -> None:
     """One that answers by itself is not held until the function's timeout; one that asks late loses nothing."""
     folder.joinpath("around.py").write_text(
         "import time\n"
@@ -301,10 +300,10 @@ def test_a_handler_around_ours(waits_s: str, asks: str, folder: Path) -> None:
         ) as environment:  # fmt: skip
             for number in range(2):
                 told = ask(environment, f"/{number}")
-                assert told["statusCode"] == (200 if asks == "True" else 204)
-                if asks == "True":
+                assert told["statusCode"] == (200 if asks else 204)
+                if asks:
                     # Exported before the answer.
                     assert len(Received(receiver).servers()) == number + 1
             # Within less than the time that it has.
             environment.wait_until_idle()
-        assert len(Received(receiver).servers()) == (2 if asks == "True" else 0)
+        assert len(Received(receiver).servers()) == (2 if asks else 0)

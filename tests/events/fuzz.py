@@ -18,7 +18,10 @@ import tempfile
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tracedbridge import Bridge
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +43,7 @@ _KEYS = (
 )  # fmt: skip
 
 
-def bridges() -> tuple[Callable[[Any, object], Any], ...]:
+def bridges() -> tuple[Bridge, ...]:
     """Return a bridge to an ASGI and one to a WSGI app, both of which read all that they are told."""
     from tests.support import serve
 
@@ -65,7 +68,7 @@ def bridges() -> tuple[Callable[[Any, object], Any], ...]:
     return serve(asgi, "asgi"), serve(wsgi, "wsgi")
 
 
-def check(event: Any, asked: Iterable[Callable[[Any, object], Any]]) -> None:
+def check(event: Any, asked: Iterable[Bridge]) -> None:
     """Ask with an event, and raise AssertionError if that leads to anything but an answer or a named error."""
     from tracedbridge import EventError
 
@@ -185,7 +188,7 @@ def seeds() -> list[Any]:
     return [json.loads(line) for line in SEEDS.read_text().splitlines()] if SEEDS.exists() else []
 
 
-def _telling(events: Iterable[Any], asked: Any) -> Iterable[Any]:
+def _telling(events: Iterable[Any], asked: Iterable[Bridge]) -> Iterable[Any]:
     """Return the events that take a step, from one line of ours to another, which none before them took."""
     known: set[tuple[str, int, int]] = set()
     for event in events:

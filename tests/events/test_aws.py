@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, NamedTuple
 from wsgiref.validate import validator
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.events.fuzz import bridges, check, seeds
 from tests.events.lambda_events import KINDS, Asked, event_of
 from tests.support import Receive, Scope, Send, no_lifespan, respond, serve
-from tracedbridge import EventError
+from tracedbridge import Bridge, EventError
 from tracedbridge.events import FORMATS, format_of
 from tracedbridge.messages import Response
 
@@ -396,10 +396,19 @@ def test_any_json(data: st.DataObject, kind: str) -> None:
         assert json.loads(json.dumps(told))["statusCode"] in (200, 400, 500)
 
 
+@pytest.fixture(scope="module", name="both")
+def bridges_of_both_kinds() -> Iterator[tuple[Bridge, ...]]:
+    """An ASGI and a WSGI app's."""
+    both = bridges()
+    yield both
+    for bridge in both:
+        bridge.close()
+
+
 @pytest.mark.parametrize("event", seeds())
-def test_what_a_fuzzer_has_kept(event: Any) -> None:
+def test_what_a_fuzzer_has_kept(event: Any, both: tuple[Bridge, ...]) -> None:
     """An hour of `tests.events.fuzz`: no event leads to anything but an answer or a named error."""
-    check(event, bridges())
+    check(event, both)
 
 
 def test_the_order_does_not_matter() -> None:
